@@ -1,0 +1,1 @@
+"""Bellmark: reinforcement learning measured against Bellman."""
