@@ -1,0 +1,76 @@
+"""The vocabulary: what travels between environments, experience and algorithms.
+
+Axes, in the order in which they appear: `T` time (leads, always), `B` environments in parallel, `N` samples whose
+order carries no meaning, `A` actions.  `*B` stands for any number of leading axes, none included.
+"""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+Scalar = float | Float[Array, ""]
+Key = PRNGKeyArray
+Observation = PyTree[Array]
+Action = Array
+
+Metrics = dict[str, Array]
+"""Named scalars, one value per iteration; names are `group/name`, e.g. `loss/policy`."""
+
+
+class Transition(eqx.Module):
+    """One step of a Markov decision process, (s, a, r, s′), with the *true* successor s′.
+
+    Environments never reset themselves, so `next_observation` is what the environment showed after the action,
+    also on the last step of an episode.  `continues` multiplies the discount, `unbroken` multiplies the trace decay.
+    """
+
+    observation: Observation
+    action: Action
+    reward: Float[Array, "*N"]
+    terminated: Bool[Array, "*N"]
+    truncated: Bool[Array, "*N"]
+    next_observation: Observation
+
+    @property
+    def continues(self) -> Float[Array, "*N"]:
+        """1 unless the process ended: what V(s′) is multiplied by, truncated or not."""
+        return 1.0 - self.terminated
+
+    @property
+    def unbroken(self) -> Float[Array, "*N"]:
+        """1 unless the episode was terminated or truncated here: what the λ-trace is multiplied by."""
+        return 1.0 - (self.terminated | self.truncated)
+
+
+class Rollout(eqx.Module):
+    """`T` consecutive steps of `B` environments under one policy.
+
+    `remembered` is whatever the policy returned beside its action (for a stochastic policy its log-probability,
+    `Float[Array, "T B"]`); `action_mask` marks the valid actions at `transition.observation`, or is None.
+    """
+
+    transition: Transition
+    remembered: PyTree
+    action_mask: Bool[Array, "T B A"] | None = None
+
+
+class Episodes(eqx.Module):
+    """The episodes in flight: everything needed to go on stepping `B` environments.
+
+    `state` is the environments' own state (None where a host process keeps it), `observation` what they show now.
+    """
+
+    state: Any
+    observation: Observation
+    action_mask: Bool[Array, "B A"] | None
+    undiscounted_return: Float[Array, " B"]
+    length: Int[Array, " B"]
+
+
+class Finished(eqx.Module):
+    """Episodes that ended in a rollout: where `mask` is set, their undiscounted return and length."""
+
+    mask: Bool[Array, "T B"]
+    undiscounted_return: Float[Array, "T B"]
+    length: Int[Array, "T B"]
