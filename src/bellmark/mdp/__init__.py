@@ -1,0 +1,6 @@
+"""Finite Markov decision processes: the model, its builders, and named examples. NumPy only; JAX is never imported."""
+
+from bellmark.mdp.layout import GridLayout
+from bellmark.mdp.model import FiniteMDP
+
+__all__ = ["FiniteMDP", "GridLayout"]
