@@ -1,0 +1,50 @@
+"""Losses, per sample: to be averaged by `bellmark.maths.means` and minimised.
+
+Every function takes and returns `[*N]`: `[N]` environment steps or `[B, T]` tokens, it makes no difference.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bellmark.types import Scalar
+
+
+def squared_error(prediction: Float[Array, "*N"], target: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """½ (prediction − target)², whose derivative is the plain error."""
+    return 0.5 * jnp.square(prediction - target)
+
+
+def huber(
+    prediction: Float[Array, "*N"], target: Float[Array, "*N"], threshold: Scalar = 1.0
+) -> Float[Array, "*N"]:
+    """½e² for |e| ≤ κ, κ(|e| − ½κ) beyond (Huber, 1964)."""
+    error = jnp.abs(prediction - target)
+    inside = jnp.minimum(error, threshold)
+    return 0.5 * jnp.square(inside) + threshold * (error - inside)
+
+
+def score_function(log_prob: Float[Array, "*N"], advantage: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    """−Â log π(a|s): its gradient is minus the policy gradient's sample, ∇log π · Â (Williams, 1992)."""
+    return -log_prob * advantage
+
+
+def clipped_surrogate(
+    log_prob: Float[Array, "*N"],
+    old_log_prob: Float[Array, "*N"],
+    advantage: Float[Array, "*N"],
+    clip: Scalar,
+) -> Float[Array, "*N"]:
+    """−min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â) with ρ = π(a|s)/π_old(a|s) (Schulman et al., 2017, eq. 7)."""
+    ratio = jnp.exp(log_prob - old_log_prob)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+
+
+def clipped_squared_error(
+    prediction: Float[Array, "*N"],
+    old_prediction: Float[Array, "*N"],
+    target: Float[Array, "*N"],
+    clip: Scalar,
+) -> Float[Array, "*N"]:
+    """The larger of the squared errors of V and of V held within ±ε of its old value: PPO's value clipping."""
+    held = old_prediction + jnp.clip(prediction - old_prediction, -clip, clip)
+    return jnp.maximum(squared_error(prediction, target), squared_error(held, target))
