@@ -1,4 +1,4 @@
-"""Finite Markov decision processes: the model, its builders, and named examples. NumPy only; JAX is never imported."""
+"""Finite Markov decision processes: the model, its builders and named examples. No JAX here."""
 
 from bellmark.mdp.layout import GridLayout
 from bellmark.mdp.model import FiniteMDP

@@ -47,9 +47,10 @@ def from_arrays(
     if 0 in targets.shape:
         raise BadInput(f"the model is empty: successors have shape {list(targets.shape)}")
     offsets = np.arange(states * actions + 1, dtype=np.int64) * branches
-    return _assemble(
-        _in_range(targets.reshape(-1), states, offsets, actions, names),
-        _shaped(probabilities, targets.shape, "probabilities"),
+    return assemble(
+        (states, actions),
+        targets.reshape(-1),
+        _probabilities(probabilities, targets.shape, "probabilities", offsets),
         offsets,
         _shaped(rewards, (states, actions), "rewards", alternative=targets.shape),
         available,
@@ -71,14 +72,14 @@ def from_dense(
     table = np.asarray(transition)
     if table.ndim != 3 or table.shape[0] != table.shape[2] or 0 in table.shape:
         raise BadInput(f"transition must have shape [states, actions, states], got {list(table.shape)}")
-    table = _shaped(table, table.shape, "transition")
     states, actions, _ = table.shape
     kept = table != 0.0  # NaN is kept, so that validation can name it
     offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=2).reshape(-1))]).astype(np.int64)
     pays = _shaped(rewards, (states, actions), "rewards", alternative=table.shape)
-    return _assemble(
+    return assemble(
+        (states, actions),
         np.nonzero(kept)[2].astype(np.int32),
-        table[kept],
+        _probabilities(table[kept], (int(kept.sum()),), "transition", offsets),
         offsets,
         pays if pays.ndim == 2 else pays[kept],
         available,
@@ -111,9 +112,10 @@ def from_sparse(
             f"got {list(pays.shape)}"
         )
     offsets = matrix.indptr.astype(np.int64, copy=False)
-    return _assemble(
-        _in_range(matrix.indices, states, offsets, actions, names),
-        _shaped(matrix.data, matrix.data.shape, "transition"),
+    return assemble(
+        (states, actions),
+        _integers(matrix.indices, "transition"),
+        _probabilities(matrix.data, matrix.data.shape, "transition", offsets),
         offsets,
         _shaped(pays, pays.shape, "rewards"),
         available,
@@ -130,7 +132,9 @@ def from_gymnasium(environment: "gymnasium.Env[Any, Any]") -> FiniteMDP:
     name = specification.id if specification is not None else type(inner).__name__
     table = getattr(inner, "P", None)
     if not isinstance(table, dict | list) or not table:
-        raise BadInput(f"{name} publishes no transition table `P`; it can be learnt by sampling, but not solved")
+        raise BadInput(
+            f"{name} publishes no transition table `P`; it can be learnt by sampling, but not solved"
+        )
     states = len(table)
     actions = max(len(table[state]) for state in range(states))
     successors, probabilities, rewards, terminations, offsets = [], [], [], [], [0]
@@ -145,16 +149,17 @@ def from_gymnasium(environment: "gymnasium.Env[Any, Any]") -> FiniteMDP:
                     terminations.append(bool(done))
             except (TypeError, ValueError, AttributeError) as error:
                 raise BadInput(
-                    f"{name}: P[{state}][{action}] must be a list of (probability, next state, reward, done): {error}"
+                    f"{name}: P[{state}][{action}] must be a list of "
+                    f"(probability, next state, reward, done): {error}"
                 ) from None
             available[state, action] = len(successors) > offsets[-1]
             offsets.append(len(successors))
-    bounds = np.asarray(offsets, np.int64)
     names = Names(name=name, layout=_grid_of(inner, states, actions))
-    return _assemble(
-        _in_range(_integers(successors, "successors"), states, bounds, actions, names),
+    return assemble(
+        (states, actions),
+        _integers(successors, "successors"),
         np.asarray(probabilities),
-        bounds,
+        np.asarray(offsets, np.int64),
         np.asarray(rewards),
         available,
         np.asarray(terminations),
@@ -170,22 +175,26 @@ def _grid_of(inner: Any, states: int, actions: int) -> GridLayout | None:
         return None
     rows, columns = np.divmod(np.arange(states), shape[1])
     letters = getattr(inner, "desc", None)
-    marks, cliffs = {}, ()
+    marks: dict[int, str] = {}
+    cliffs: tuple[int, ...] = ()
     if letters is not None:
         flat = [letter.decode() for letter in np.asarray(letters).reshape(-1)]
         marks = {state: letter for state, letter in enumerate(flat) if letter in "SGH"}
     if getattr(inner, "_cliff", None) is not None:
         cliffs = tuple(int(state) for state in np.flatnonzero(inner._cliff))
         marks = {int(np.argmax(inner.initial_state_distrib)): "S", states - 1: "G"}
-    frozen_lake = letters is not None  # it orders its moves left, down, right, up; cliff walking up, right, down, left
+    frozen_lake = (
+        letters is not None
+    )  # it orders its moves left, down, right, up; cliff walking up, right, down, left
     directions = ((0, -1), (1, 0), (0, 1), (-1, 0)) if frozen_lake else ((-1, 0), (0, 1), (1, 0), (0, -1))
     return GridLayout((int(shape[0]), int(shape[1])), rows, columns, (), directions, marks, cliffs)
 
 
-# ------------------------------------------------------------------------------------------------- shared parts
+# ----------------------------------------------------------------------------------------------- shared parts
 
 
-def _assemble(
+def assemble(
+    shape: tuple[int, int],
     successors: NDArray[np.int32],
     probabilities: NDArray[np.float64],
     offsets: NDArray[np.int64],
@@ -196,16 +205,106 @@ def _assemble(
     names: Names,
     counts: NDArray[np.int64] | None = None,
 ) -> FiniteMDP:
-    """The last step of every builder: rewards per transition become expectations, and defaults are filled in.
+    """The last step of every builder: take expectations of rewards per transition, clear unavailable pairs.
 
-    `rewards` is [S, A], or anything with one entry per transition.
+    `shape` is (S, A); `rewards` is [S, A] or has one entry per transition.
     """
-    states_count = names.states and len(names.states)
-    per_pair = rewards.ndim == 2 and rewards.size * 1 == len(offsets) - 1
-    pairs = len(offsets) - 1
-    if per_pair:
-        states, actions = rewards.shape
+    usable = np.ones(shape, np.bool_) if available is None else _flags(available, shape, "available")
+    transition_rewards = None
+    if rewards.shape != shape:
+        rewards = rewards.reshape(-1)
+        transition_rewards, rewards = _expected(rewards, probabilities, offsets, shape)
+    if not usable.all():
+        hidden = ~usable
+        if rewards[hidden].any():
+            rewards = np.where(usable, rewards, 0.0)
+        if row_sums(probabilities, offsets)[hidden.reshape(-1)].any():
+            repeated = np.repeat(usable.reshape(-1), np.diff(offsets))
+            probabilities = np.where(repeated, probabilities, 0.0)
+    if initial_distribution is None:
+        initial = usable.any(axis=1).astype(np.float64)
+        # A model of nothing but terminal states is legal, if dull; it has to begin somewhere.
+        initial = initial / initial.sum() if initial.any() else np.full(shape[0], 1.0 / shape[0])
     else:
-        actions = np.asarray(available).shape[1] if available is not None else 0
-        states = pairs // actions if actions else int(states_count or 0)
-    raise NotImplementedError
+        initial = _shaped(initial_distribution, (shape[0],), "initial_distribution")
+    if terminations is not None:
+        terminations = terminations.reshape(-1)
+    return FiniteMDP(
+        successors=successors,
+        probabilities=probabilities.reshape(-1),
+        offsets=offsets,
+        rewards=rewards,
+        available=usable,
+        initial_distribution=initial,
+        transition_rewards=transition_rewards,
+        terminations=terminations if terminations is not None and terminations.any() else None,
+        counts=counts,
+        states=names.states,
+        actions=names.actions,
+        name=names.name,
+        discount=names.discount,
+        layout=names.layout,
+    )
+
+
+def _expected(
+    rewards: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
+    """(rewards per transition, their expectation [S, A]); None for the former where each row pays only one."""
+    sizes = np.diff(offsets)
+    filled = sizes > 0
+    first = np.zeros(len(sizes))
+    first[filled] = rewards[offsets[:-1][filled]]
+    if np.array_equal(np.repeat(first, sizes), rewards):
+        return None, first.reshape(shape)
+    # r(s, a) = r₀ + Σ p·(r − r₀) rather than Σ p·r: exact where the row's rewards are all but equal.
+    means = first + row_sums(probabilities * (rewards - np.repeat(first, sizes)), offsets)
+    return rewards, means.reshape(shape)
+
+
+def _probabilities(
+    given: ArrayLike, shape: tuple[int, ...], what: str, offsets: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """float64 [nnz], normalised only where the source was of lower precision and so could not sum to one."""
+    source = np.asarray(given)
+    values = _shaped(source, shape, what).reshape(-1)
+    if source.dtype not in (np.float32, np.float16):
+        return values
+    sums = row_sums(values, offsets)
+    near = np.abs(sums - 1.0) <= SINGLE_PRECISION_TOLERANCE
+    return values / np.repeat(np.where(near, sums, 1.0), np.diff(offsets))
+
+
+def _integers(given: ArrayLike, what: str) -> NDArray[np.int32]:
+    array = np.asarray(given)
+    if array.dtype == np.int32:
+        return np.ascontiguousarray(array)
+    if array.dtype.kind not in "iu":
+        raise BadInput(f"{what} must hold integers, got {array.dtype}")
+    limits = np.iinfo(np.int32)
+    if array.size and (array.min() < limits.min or array.max() > limits.max):
+        raise BadInput(f"{what} has indices up to {array.max()}; at most {limits.max} fits")
+    return array.astype(np.int32)
+
+
+def _shaped(
+    given: ArrayLike, shape: tuple[int, ...], what: str, alternative: tuple[int, ...] | None = None
+) -> NDArray[np.float64]:
+    """float64 of this shape (or the alternative), without a copy where it already is."""
+    array = np.asarray(given)
+    if array.dtype.kind not in "iufb":
+        raise BadInput(f"{what} must hold numbers, got {array.dtype}")
+    if array.shape not in (shape, alternative):
+        either = f" or {list(alternative)}" if alternative is not None else ""
+        raise BadInput(f"{what} must have shape {list(shape)}{either}, got {list(array.shape)}")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def _flags(given: ArrayLike, shape: tuple[int, ...], what: str) -> NDArray[np.bool_]:
+    array = np.asarray(given)
+    if array.dtype != np.bool_ or array.shape != shape:
+        raise BadInput(f"{what} must be bool {list(shape)}, got {array.dtype} {list(array.shape)}")
+    return np.ascontiguousarray(array)

@@ -1,16 +1,16 @@
 """The finite Markov decision process: every table in this library is one of these.
 
-    S states, A actions; taking action a in state s leads to s' with probability p(s' | s, a) and pays r(s, a).
+    S states, A actions; action a in state s leads to s' with probability p(s' | s, a) and pays r(s, a).
 
 Transitions are kept by *pair*, in compressed sparse rows: pair `s * A + a` owns the slice
-`offsets[pair] : offsets[pair + 1]` of `successors` and `probabilities`. A sweep then reads memory in one direction,
-12 bytes per transition and 8 per pair, which is the floor for any Bellman backup (Puterman, *Markov Decision
-Processes*, 1994, chapter 6, has the theory; the layout is that of a SciPy CSR matrix of shape [S·A, S]).
+`offsets[pair] : offsets[pair + 1]` of `successors` and `probabilities`. A sweep then reads memory in one
+direction, 12 bytes per transition and 8 per pair: the floor for any Bellman backup. (Puterman, *Markov Decision
+Processes*, 1994, chapter 6, has the theory; the layout is SciPy's CSR matrix of shape [S·A, S].)
 
 Three ways to end an episode, all of them exact:
 
 - a state without any available action is *terminal*: its value is 0;
-- a transition flagged in `terminations` ends the episode on arrival, whatever its successor is (Gymnasium's `done`);
+- a transition flagged in `terminations` ends the episode, whatever its successor is (Gymnasium's `done`);
 - an absorbing state that pays nothing, as in textbooks: its value is 0 under any discount below 1.
 """
 
@@ -104,7 +104,7 @@ class FiniteMDP:
     @cached_property
     def terminal(self) -> NDArray[np.bool_]:
         """bool [S]: states in which nothing can be done."""
-        return ~self.available.any(axis=1)
+        return np.logical_not(self.available.any(axis=1))
 
     @cached_property
     def continuation(self) -> NDArray[np.float64]:
@@ -147,10 +147,12 @@ class FiniteMDP:
                 return self.states.index(int(state))
         elif (found := self._indices.get(state)) is not None:
             return found
-        raise BadInput(f"no state is called {state!r}; the {self.num_states} states begin with {self.states[0]!r}")
+        raise BadInput(
+            f"no state is called {state!r}; the {self.num_states} states begin with {self.states[0]!r}"
+        )
 
     def transitions(self, state: int, action: int) -> list[tuple[float, int, float, bool]]:
-        """The pair's transitions as (probability, successor, reward, terminated), for looking at a model by hand."""
+        """The pair's (probability, successor, reward, terminated), for looking at a model by hand."""
         pair = state * self.num_actions + action
         rows = range(int(self.offsets[pair]), int(self.offsets[pair + 1]))
         expected = float(self.rewards[state, action])
@@ -246,8 +248,8 @@ class FiniteMDP:
     ) -> "FiniteMDP":
         """From a SciPy CSR matrix of shape [S·A, S] in row order s·A + a.
 
-        **Arguments:** `transition`; `rewards` [S, A], or one per stored entry [nnz]; `terminations` bool [nnz];
-        `available` bool [S, A]; `initial_distribution` [S]. A float64 matrix with int32 indices is used without a copy.
+        **Arguments:** `transition`; `rewards` [S, A], or one per stored entry; `terminations` bool [nnz];
+        `available` bool [S, A]; `initial_distribution` [S]. float64 data and int32 indices are not copied.
         """
         from bellmark.mdp import builders
 
@@ -311,9 +313,9 @@ class FiniteMDP:
 
             p(s' | s, a) = n(s, a, s') / n(s, a),    r(s, a, s') = the mean of the rewards seen there.
 
-        **Arguments:** `logged`: an iterable of (state, action, reward, next_state, terminated), or a mapping from those
-        five names to columns of equal length (`state`, `action`, `reward`, `next_state`, `terminated`).
-        `states`, `actions`: the names to number by, in order; by default everything seen, sorted where it can be.
+        **Arguments:** `logged`: an iterable of (state, action, reward, next_state, terminated), or a mapping
+        from those five names to columns of equal length. `states`, `actions`: the names to number by, in
+        order; by default everything seen, sorted where it can be.
 
         `mdp.counts` keeps n(s, a, s'). A pair that was never tried is not available.
         """
@@ -333,7 +335,7 @@ class FiniteMDP:
 
     @staticmethod
     def load(path: str | Path) -> "FiniteMDP":
-        """Read a model that `save` wrote. **Raises** `BadInput` for a file that is corrupt or something else."""
+        """Read what `save` wrote. **Raises** `CorruptFile` for a file that is damaged or something else."""
         from bellmark.mdp import storage
 
         return storage.load(Path(path))

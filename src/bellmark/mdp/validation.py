@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bellmark.mdp.model import FiniteMDP
 
 ROW_TOLERANCE = 1e-9
-"""How far from 1 a row of probabilities may sum: hundreds of roundings of float64, far below one of float32."""
+"""How far from 1 a row may sum: thousands of roundings of float64, far below one of float32."""
 
 
 def row_sums(values: NDArray[np.float64], offsets: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -66,7 +66,11 @@ def _check_shapes(mdp: "FiniteMDP") -> None:
         if array is None and name in ("transition_rewards", "terminations", "counts"):
             continue
         if not isinstance(array, np.ndarray) or array.dtype != kind or array.shape != shape:
-            given = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            given = (
+                f"{array.dtype} {list(array.shape)}"
+                if isinstance(array, np.ndarray)
+                else type(array).__name__
+            )
             raise BadInput(f"{name} must be {np.dtype(kind).name} {list(shape)}, got {given}")
         if not array.flags.c_contiguous:
             raise BadInput(f"{name} must be contiguous in memory")
@@ -75,7 +79,10 @@ def _check_shapes(mdp: "FiniteMDP") -> None:
 
 
 def _check_names(mdp: "FiniteMDP") -> None:
-    for kind, names, size in (("state", mdp.states, mdp.num_states), ("action", mdp.actions, mdp.num_actions)):
+    for kind, names, size in (
+        ("state", mdp.states, mdp.num_states),
+        ("action", mdp.actions, mdp.num_actions),
+    ):
         if len(names) != size:
             raise BadInput(f"{len(names)} {kind} names were given for {size} {kind}s")
         if isinstance(names, range):
@@ -143,18 +150,24 @@ def _check_rewards(mdp: "FiniteMDP") -> None:
     unavailable = ~mdp.available.reshape(-1)
     if np.any(rewards[unavailable] != 0.0):
         worst = int(np.argmax(unavailable & (rewards != 0.0)))
-        raise BadInput(f"{_where(mdp, worst)} is not available, yet has reward {rewards[worst]}; it must be 0")
+        raise BadInput(
+            f"{_where(mdp, worst)} is not available, yet has reward {rewards[worst]}; it must be 0"
+        )
     extra = mdp.transition_rewards
     if extra is not None and not np.isfinite(extra.sum()) and not np.isfinite(extra).all():
         worst = int(np.argmin(np.isfinite(extra)))
-        raise BadInput(f"{_where(mdp, _pair_of(mdp, worst))} has reward {extra[worst]}; rewards must be finite")
+        raise BadInput(
+            f"{_where(mdp, _pair_of(mdp, worst))} has reward {extra[worst]}; rewards must be finite"
+        )
 
 
 def _check_initial_distribution(mdp: "FiniteMDP") -> None:
     initial = mdp.initial_distribution
     if not initial.min() >= 0.0:
         worst = int(np.argmin(initial >= 0.0))
-        raise BadInput(f"state {mdp.states[worst]!r} begins with probability {initial[worst]}; it must lie in [0, 1]")
+        raise BadInput(
+            f"state {mdp.states[worst]!r} begins with probability {initial[worst]}; it must lie in [0, 1]"
+        )
     total = float(initial.sum())
     if not abs(total - 1.0) <= ROW_TOLERANCE:
         raise BadInput(f"the initial distribution sums to {total:.12g} and misses 1 by {total - 1.0:+.3g}")
