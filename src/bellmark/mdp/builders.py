@@ -253,7 +253,7 @@ def _expected(
     offsets: NDArray[np.int64],
     shape: tuple[int, int],
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float64]]:
-    """(rewards per transition, their expectation [S, A]); None for the former where each row pays only one."""
+    """(rewards per transition, their expectation [S, A]); None for the former where rows pay one reward."""
     sizes = np.diff(offsets)
     filled = sizes > 0
     first = np.zeros(len(sizes))

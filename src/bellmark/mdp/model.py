@@ -4,8 +4,8 @@
 
 Transitions are kept by *pair*, in compressed sparse rows: pair `s * A + a` owns the slice
 `offsets[pair] : offsets[pair + 1]` of `successors` and `probabilities`. A sweep then reads memory in one
-direction, 12 bytes per transition and 8 per pair: the floor for any Bellman backup. (Puterman, *Markov Decision
-Processes*, 1994, chapter 6, has the theory; the layout is SciPy's CSR matrix of shape [S·A, S].)
+direction, 12 bytes per transition and 8 per pair, which is the floor for any Bellman backup. The theory is in
+Puterman, *Markov Decision Processes*, 1994, chapter 6; the layout is that of SciPy's CSR matrix [S·A, S].
 
 Three ways to end an episode, all of them exact:
 
