@@ -135,7 +135,7 @@ def write_tree(descriptor: int, leaves: list[tuple[Slot, Any]]) -> str:
     for slot, leaf in ordered:
         array = np.asarray(jax.random.key_data(leaf) if slot.generator else leaf)
         little = np.ascontiguousarray(array, slot.dtype.newbyteorder("<"))
-        _put(descriptor, memoryview(little.reshape(-1).view(np.uint8)), digest)
+        _put(descriptor, little.reshape(-1).view(np.uint8).data, digest)
     return digest.hexdigest()
 
 
@@ -234,7 +234,7 @@ class _Reader:
         arrays: dict[str, Any] = {}
         for _, slot, leaf in sorted(spans, key=lambda span: span[0]):
             buffer = np.empty(slot.shape, slot.dtype.newbyteorder("<"))
-            self.take(memoryview(buffer.reshape(-1).view(np.uint8)))
+            self.take(buffer.reshape(-1).view(np.uint8).data)
             arrays[slot.name] = _restored(buffer.astype(slot.dtype, copy=False), slot, leaf)
         self.verify(sha256)
         return structure.unflatten([arrays[slot.name] for slot, _ in expected])
