@@ -6,7 +6,7 @@ interval.
     interquartile_mean       the mean of the middle half: robust like a median, efficient like a mean
     bootstrap_interval       resample seeds (and episodes within them), recompute, take percentiles
     probability_of_improvement   how often a seed of one beats a seed of the other
-    trailing_mean, on_grid   noisy rows of metrics as smooth curves on one grid of steps or seconds
+    learning                 noisy rows of metrics as one curve with a band, over steps or seconds
 
 Everywhere NaN means "nothing to say" (no episode ended): it is left out, never counted as zero, and where
 nothing is left the answer is NaN.  NumPy only, float64, no global random state.
@@ -16,12 +16,13 @@ statistical precipice", 2021; Efron and Tibshirani, "An introduction to the boot
 (percentile interval).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bellmark.errors import BadInput
+from bellmark.errors import BadInput, unknown
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 """Reduces the last axis of a float64 array, leaving NaN out."""
@@ -90,9 +91,9 @@ def bootstrap_interval(
         )
         return float(low[0]), float(high[0])
     episodes = np.sum(~np.isnan(values), axis=1)
-    values = np.sort(
-        values[episodes > 0], axis=1
-    )  # what was played first, NaN last; order carries no meaning
+    # NaN goes last, so that the first slots are the episodes that were played; their order carries no
+    # meaning.
+    values = np.sort(values[episodes > 0], axis=1)
     episodes = episodes[episodes > 0]
     seeds = len(values)
     if np.sum(episodes) < 2:
@@ -189,6 +190,61 @@ def on_grid(position: ArrayLike, values: ArrayLike, grid: ArrayLike) -> np.ndarr
             inside = (grid >= position[known][0]) & (grid <= position[-1])
             result[inside, seed] = np.interp(grid[inside], position[known], column[known])
     return result
+
+
+class Learning(NamedTuple):
+    """How one run learned: `position` `[points]` in steps or seconds, and at each point every seed and their
+    summary.
+
+    `seeds` is `[points, seeds]`; `centre`, `low` and `high` are `[points]`: the interquartile mean and its 95
+    % bootstrap band (NaN where fewer than half of the seeds have a value yet).  `window` is the number of
+    steps averaged over.
+    """
+
+    position: np.ndarray
+    seeds: np.ndarray
+    centre: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    window: int
+
+
+AXES = {"steps": "step", "seconds": "seconds"}
+"""What a learning curve may be drawn against, and the column that holds it."""
+
+
+def learning(
+    columns: Mapping[str, np.ndarray],
+    metric: str = "episode/return",
+    *,
+    axis: str = "steps",
+    smoothing: float = 0.05,
+    points: int = 200,
+) -> Learning:
+    """The learning curve of one run from its metrics: `columns["step"]` and `["seconds"]` `[rows]`, others
+    `[rows, seeds]`.
+
+    Each seed is averaged over the last `smoothing` share of the run's rows, episode by episode where the
+    metric is about episodes, and read off at `points` even points; the summary is over seeds.
+
+    Raises `BadInput` for a metric or an axis that the run does not have.
+    """
+    if axis not in AXES:
+        raise unknown("axis", axis, AXES)
+    if metric not in columns or np.ndim(columns[metric]) != 2:
+        raise unknown("metric", metric, [name for name, column in columns.items() if np.ndim(column) == 2])
+    values = np.asarray(columns[metric], np.float64)
+    rows, steps = len(values), np.asarray(columns["step"], np.float64)
+    window = max(1, round(smoothing * rows))
+    episodes = columns.get("episode/count") if metric.startswith("episode/") else None
+    position = np.asarray(columns[AXES[axis]], np.float64)
+    grid = np.linspace(position[0], position[-1], min(points, rows)) if rows else np.zeros(0)
+    seeds = on_grid(position, trailing_mean(values, window, episodes), grid)
+    enough = np.sum(~np.isnan(seeds), axis=1) * 2 >= max(1, seeds.shape[1])
+    low, high = bootstrap_band(np.where(enough[:, None], seeds, np.nan))
+    centre = np.where(enough, interquartile_mean(seeds), np.nan)
+    averaged = window * (steps[-1] - steps[0]) / max(1, rows - 1) if rows > 1 else steps[-1] if rows else 0
+    return Learning(grid, seeds, centre, low, high, round(float(averaged)))
 
 
 def first_reach(position: ArrayLike, curve: ArrayLike, threshold: float) -> float:

@@ -1,0 +1,440 @@
+"""Pictures of runs in one style: light, restrained, legible at the size of a README, safe for colour-blind
+readers.
+
+    learning_curve          one run: return against steps, interquartile mean, 95 % bootstrap band, every seed
+    faintly comparison              several runs on the same axes, against steps, seconds or both
+    evaluation_histogram    the returns of the final policies
+
+Each writes one file (PNG, SVG or PDF by its suffix) completely or not at all.  Matplotlib is imported when
+the first picture is drawn, through its object interface: no window, no global figure, safe beside a user's
+own plotting.
+
+Colours: Okabe and Ito, "Color universal design", 2008, without the yellow that vanishes on white.
+"""
+
+import dataclasses
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bellmark.errors import BadInput
+from bellmark.report.statistics import Learning, bootstrap_interval, interquartile_mean, learning, mean
+from bellmark.run.disk import write_atomic
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
+INK, GREY, FAINT = "#1F2933", "#6B7785", "#E4E7EB"
+FORMATS = (".png", ".svg", ".pdf")
+DPI = 150
+
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": "#B8C0CA",
+    "axes.facecolor": "white",
+    "axes.linewidth": 0.8,
+    "axes.labelcolor": GREY,
+    "axes.labelsize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.8,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.major.size": 3,
+    "xtick.major.width": 0.8,
+    "ytick.major.size": 0,
+    "figure.facecolor": "white",
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "bellmark",
+}
+
+# What to show beside the return, the most telling first, by what the metric's name contains.
+DIAGNOSTICS = ("entropy", "kl", "explained_variance", "loss/value", "loss/policy", "loss/", "gap", "norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run as `comparison` draws it: `columns` are `step`, `seconds` `[rows]` and metrics `[rows,
+    seeds]`.
+    """
+
+    label: str
+    columns: Mapping[str, np.ndarray]
+    environment: str = ""
+    threshold: float | None = None
+
+
+def learning_curve(
+    columns: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    *,
+    metric: str = "episode/return",
+    diagnostics: int = 3,
+) -> Path:
+    """Draw how one run learned, and up to `diagnostics` small panels of losses, entropy and the like; returns
+    `path`.
+
+    `columns` is the run's metrics, `config` its `config.json`.  Before any episode has ended the picture says
+    so.
+    """
+    environment = config["environment"]
+    threshold = environment.get("threshold") if metric == "episode/return" else None
+    curve = learning(columns, metric)
+    chosen = _choose(columns, diagnostics)
+    with _style():
+        figure = _figure(8.0, 4.5)
+        grid = figure.add_gridspec(
+            max(1, len(chosen)),
+            2 if chosen else 1,
+            width_ratios=[3.6, 1] if chosen else None,
+            left=0.085,
+            right=0.965 if chosen else 0.91,
+            top=0.83,
+            bottom=0.115,
+            wspace=0.3,
+            hspace=0.62,
+        )
+        axes = figure.add_subplot(grid[:, 0])
+        seeds = curve.seeds.shape[1]
+        _title(
+            figure,
+            f"{_algorithm(config['algorithm']['name'])} on {environment['id']}",
+            f"{_plural(seeds, 'seed')}: "
+            + ("interquartile mean, 95 % bootstrap band, each seed faintly" if seeds > 1 else "no band")
+            + f"; mean of the last {_compact(curve.window)} steps",
+        )
+        if seeds > 1:
+            axes.plot(curve.position, curve.seeds, color=COLOURS[0], alpha=0.22, linewidth=0.8, zorder=2)
+        _draw(axes, curve, COLOURS[0])
+        _threshold(axes, curve.position, threshold)
+        _end_labels(axes, [(_last(curve), f"{_number(_last(curve)[1])}", COLOURS[0])], bold=True)
+        axes.set_ylabel(_words(metric))
+        _steps(axes, "environment steps per seed" if seeds > 1 else "environment steps")
+        if not np.isfinite(curve.centre).any():
+            axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=GREY)
+        for index, name in enumerate(chosen):
+            small = figure.add_subplot(grid[index, 1])
+            detail = learning(columns, name)
+            _draw(small, detail, COLOURS[-1], width=1.2)
+            small.set_title(_words(name), loc="left", fontsize=8.5, color=INK, pad=4)
+            small.tick_params(labelsize=7.5)
+            _steps(small, "", ticks=2)
+            small.yaxis.set_major_locator(_locator(3))
+            if index < len(chosen) - 1:
+                small.set_xticklabels([])
+        return _save(figure, path)
+
+
+def comparison(
+    runs: Sequence[Run],
+    path: str | os.PathLike[str],
+    *,
+    axis: str = "both",
+    metric: str = "episode/return",
+) -> Path:
+    """Draw several runs together, labelled at their line ends, against `steps`, `seconds` or `both`; returns
+    `path`.
+
+    The threshold is drawn where all runs share it.  The colours repeat after seven runs, with dashes.
+    """
+    if not runs:
+        raise BadInput("no run to compare; allowed: one or more")
+    shown = ["steps", "seconds"] if axis == "both" else [axis]
+    curves = {name: [learning(run.columns, metric, axis=name) for run in runs] for name in shown}
+    thresholds = {run.threshold for run in runs}
+    threshold = thresholds.pop() if len(thresholds) == 1 and metric == "episode/return" else None
+    environments = list(dict.fromkeys(run.environment for run in runs if run.environment))
+    seeds = sorted({curve.seeds.shape[1] for curve in curves[shown[0]]})
+    with _style():
+        figure = _figure(10.0 if len(shown) == 2 else 8.0, 4.5)
+        margin = 0.013 * max(len(run.label) for run in runs) * 8.0 / figure.get_figwidth() + 0.03
+        panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        figure.subplots_adjust(
+            left=0.075 if len(shown) == 2 else 0.085,
+            right=1 - min(margin, 0.4),
+            top=0.83,
+            bottom=0.115,
+            wspace=0.08,
+        )
+        _title(
+            figure,
+            f"{_words(metric)[0].upper()}{_words(metric)[1:]} on {' and '.join(environments) or 'one environment'}",
+            f"interquartile mean over {_span(seeds)}, 95 % bootstrap band",
+        )
+        for panel, name in zip(panels, shown, strict=True):
+            for index, curve in enumerate(curves[name]):
+                _draw(panel, curve, COLOURS[index % len(COLOURS)], dashed=index >= len(COLOURS))
+            position = np.concatenate([curve.position for curve in curves[name]])
+            _threshold(panel, position, threshold, labelled=panel is panels[0])
+            if name == "steps":
+                _steps(panel, "environment steps per seed")
+            else:
+                _steps(panel, "training seconds, all seeds together")
+        panels[0].set_ylabel(_words(metric))
+        ends = [
+            (_last(curve), run.label, COLOURS[index % len(COLOURS)])
+            for index, (run, curve) in enumerate(zip(runs, curves[shown[-1]], strict=True))
+        ]
+        _end_labels(panels[-1], ends, outside=True)
+        return _save(figure, path)
+
+
+def evaluation_histogram(
+    returns: ArrayLike,
+    path: str | os.PathLike[str],
+    *,
+    title: str = "Return of the final policy",
+    threshold: float | None = None,
+) -> Path:
+    """Draw the returns `[seeds, episodes]` of finished training: all episodes, each seed's mean, their
+    summary.
+    """
+    returns = np.atleast_2d(np.asarray(returns, np.float64))
+    finite = returns[np.isfinite(returns)]
+    if not finite.size:
+        raise BadInput(f"returns {returns.shape} hold no finite number; allowed: one or more")
+    scores = mean(returns)
+    centre, (low, high) = float(interquartile_mean(scores)), bootstrap_interval(returns)
+    with _style():
+        figure = _figure(8.0, 4.0)
+        axes = figure.add_subplot()
+        figure.subplots_adjust(left=0.085, right=0.965, top=0.81, bottom=0.13)
+        interval = f", 95 % interval {_number(low)} to {_number(high)}" if math.isfinite(low) else ""
+        _title(
+            figure,
+            title,
+            f"{_plural(len(returns), 'seed')}, {finite.size:,} episodes; interquartile mean of the seeds "
+            f"{_number(centre)}{interval}",
+        )
+        spread = float(np.ptp(finite))
+        # Equal returns are common (a solved CartPole): one bar of a sensible width then.
+        half = max(0.02 * abs(centre), 0.5) if spread == 0 else 0.0
+        edges = np.linspace(finite.min() - half, finite.max() + half, _bins(finite) + 1)
+        axes.hist(finite, bins=edges, color=COLOURS[0], alpha=0.35, edgecolor="white", linewidth=0.8)
+        if math.isfinite(low):
+            axes.axvspan(low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
+        axes.axvline(centre, color=COLOURS[0], linewidth=2)
+        top = axes.get_ylim()[1]
+        axes.plot(scores, np.full(len(scores), -0.035 * top), "|", color=INK, markersize=9, clip_on=False)
+        axes.set_ylim(-0.07 * top, top)
+        if spread == 0:
+            axes.set_xlim(centre - 8 * half, centre + 8 * half)
+        if threshold is not None and axes.get_xlim()[0] - spread <= threshold <= axes.get_xlim()[1] + spread:
+            axes.axvline(threshold, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
+            axes.annotate(
+                f"threshold {_number(threshold)} ",
+                (threshold, 0.97),
+                xycoords=("data", "axes fraction"),
+                ha="right",
+                va="top",
+                fontsize=9,
+                color=GREY,
+            )
+        axes.set_ylabel("episodes")
+        axes.yaxis.set_major_locator(_locator(5, integer=True))
+        axes.set_xlabel("return of an episode; the ticks below are the seeds' means")
+        return _save(figure, path)
+
+
+def _style():
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE)
+
+
+def _figure(width: float, height: float):
+    """A figure that belongs to nobody but us: pyplot never hears of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure, path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise BadInput(f"cannot draw {path.name!r}; allowed endings: {', '.join(FORMATS)}")
+    content = io.BytesIO()
+    kind = path.suffix.lower()[1:]
+    # Without its date, the same run always gives the same bytes.
+    figure.savefig(
+        content, format=kind, metadata={"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    )
+    write_atomic(path, content.getvalue())
+    return path
+
+
+def _title(figure, title: str, subtitle: str) -> None:
+    """Two lines at the top left, placed by distance and not by share, so that they fit figures of any
+    height.
+    """
+    height = figure.get_figheight()
+    figure.text(0.018, 1 - 0.2 / height, title, fontsize=14, fontweight="bold", color=INK, va="top")
+    figure.text(0.018, 1 - 0.5 / height, subtitle, fontsize=9, color=GREY, va="top")
+
+
+def _draw(axes, curve: Learning, colour: str, *, width: float = 2.2, dashed: bool = False) -> None:
+    axes.fill_between(curve.position, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0, zorder=3)
+    style = (0, (4, 2)) if dashed else "-"
+    axes.plot(curve.position, curve.centre, color=colour, linewidth=width, linestyle=style, zorder=4)
+
+
+def _threshold(axes, position: np.ndarray, threshold: float | None, *, labelled: bool = True) -> None:
+    if threshold is None or not len(position):
+        return
+    axes.axhline(threshold, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    if labelled:
+        axes.annotate(
+            f"threshold {_number(threshold)}",
+            (0.005, threshold),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=GREY,
+            zorder=5,
+        )
+
+
+def _end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> None:
+    """A dot at each line's last value, and its label to the right, pushed apart vertically where they would
+    overlap.
+    """
+    ends = [end for end in ends if math.isfinite(end[0][1])]
+    bottom, top = axes.get_ylim()
+    height = axes.get_position().height * axes.figure.get_figheight() * 72  # points
+    gap = 13 * (top - bottom) / height
+    places = _apart([end[0][1] for end in ends], gap, bottom, top)
+    axes.set_ylim(bottom, top)
+    right = axes.get_xlim()[1] if outside else None
+    for ((x, y), label, colour), place in zip(ends, places, strict=True):
+        axes.plot(x, y, "o", color=colour, markersize=5, markeredgecolor="white", zorder=6, clip_on=False)
+        axes.annotate(
+            label,
+            (x if right is None else right, place),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=10,
+            fontweight="bold" if bold else "normal",
+            annotation_clip=False,
+            zorder=6,
+        )
+
+
+def _apart(values: Sequence[float], gap: float, bottom: float, top: float) -> list[float]:
+    """Positions in the order of `values`, at least `gap` from each other, moved as a block where they
+    crowd.
+    """
+    order = np.argsort(values, kind="stable")
+    blocks: list[tuple[float, int]] = []  # (centre, members), bottom to top
+    for index in order:
+        centre, members = float(values[index]), 1
+        while blocks and centre - blocks[-1][0] < 0.5 * gap * (members + blocks[-1][1]):
+            other, more = blocks.pop()
+            centre, members = (centre * members + other * more) / (members + more), members + more
+        blocks.append((centre, members))
+    placed = [centre + gap * (i - (n - 1) / 2) for centre, n in blocks for i in range(n)]
+    overflow = max(0.0, placed[-1] - top) if placed else 0.0
+    result = [0.0] * len(placed)
+    for index, place in zip(order, placed, strict=True):
+        result[index] = max(place - overflow, bottom)
+    return result
+
+
+def _last(curve: Learning) -> tuple[float, float]:
+    known = np.flatnonzero(np.isfinite(curve.centre))
+    return (
+        (float(curve.position[known[-1]]), float(curve.centre[known[-1]])) if len(known) else (0.0, math.nan)
+    )
+
+
+def _steps(axes, label: str, *, ticks: int = 6) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.xaxis.set_major_locator(_locator(ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
+    axes.set_xlim(left=0)
+    axes.margins(x=0)
+    axes.set_xlabel(label)
+
+
+def _locator(count: int, *, integer: bool = False):
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(count, integer=integer, steps=[1, 2, 2.5, 5, 10])
+
+
+def _choose(columns: Mapping[str, np.ndarray], count: int) -> list[str]:
+    """The most telling metrics that are not about episodes and that have something to show."""
+    names = [
+        name
+        for name, column in columns.items()
+        if np.ndim(column) == 2 and not name.startswith("episode/") and np.isfinite(column).any()
+    ]
+    ranked = [name for part in DIAGNOSTICS for name in names if part in name]
+    return list(dict.fromkeys(ranked))[:count]
+
+
+def _bins(values: np.ndarray) -> int:
+    """Freedman and Diaconis' rule, between 1 and 40."""
+    width = 2 * float(np.subtract(*np.percentile(values, [75, 25]))) / len(values) ** (1 / 3)
+    if np.ptp(values) == 0:
+        return 1
+    return int(np.clip(np.ptp(values) / width if width > 0 else 20, 5, 40))
+
+
+def _algorithm(name: str) -> str:
+    """`ppo` as PPO, `q_learning` as Q learning."""
+    if "_" not in name and (len(name) <= 5 or name == "reinforce"):
+        return name.upper()
+    words = name.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def _words(metric: str) -> str:
+    """`episode/return` as "return", `loss/policy` as "policy loss", `optimisation/gradient_norm` as "gradient
+    norm".
+    """
+    group, _, name = metric.rpartition("/")
+    return f"{name} {group}" if group == "loss" else name.replace("_", " ")
+
+
+def _compact(value: float) -> str:
+    """1500000 as 1.5M, 20000 as 20k."""
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"
+
+
+def _number(value: float) -> str:
+    """About four digits, a true minus sign."""
+    if not math.isfinite(value):
+        return "?"
+    digits = 0 if abs(value) >= 1000 or value == int(value) else 1 if abs(value) >= 10 else 3
+    return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+def _span(counts: Sequence[int]) -> str:
+    return _plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
