@@ -9,6 +9,8 @@ there.
 import contextlib
 import importlib
 import os
+import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,8 +19,10 @@ import numpy as np
 
 from bellmark.errors import BadInput, unknown
 
+_LONGEST_QUEUE = 4096
+
 Row = Mapping[str, Any]
-"""A row of metrics as in metrics.jsonl: iteration, step, seconds, and metrics by name, one number per seed."""
+"""A row as in metrics.jsonl: iteration, step, seconds, and metrics by name, one number per seed."""
 
 
 class Observer(Protocol):
@@ -38,11 +42,18 @@ class Observer(Protocol):
 
 
 class Guard:
-    """Passes everything on to several observers and outlives their failures."""
+    """Passes everything on to several observers and outlives their failures.
 
-    def __init__(self, observers: Sequence[Observer], warn: Callable[[str], None] = print):
-        self._observers = list(observers)
+    Each observer works in a thread of its own: one that waits for a network delays nothing, and at the end
+    of a run it is given `patience` seconds.
+    """
+
+    def __init__(
+        self, observers: Sequence[Observer], warn: Callable[[str], None] = print, patience: float = 30.0
+    ):
+        self._workers = [_Worker(observer) for observer in observers]
         self._warn = warn
+        self._patience = patience
 
     def started(self, info: Mapping[str, Any]) -> None:
         self._tell("started", info)
@@ -55,18 +66,61 @@ class Guard:
 
     def finished(self, outcome: Mapping[str, Any]) -> None:
         self._tell("finished", outcome)
+        for worker in self._workers:
+            worker.stop(self._patience)
+        self._report()
+        self._workers = []
 
     def _tell(self, event: str, *arguments: Any) -> None:
-        for observer in list(self._observers):
+        self._report()
+        for worker in self._workers:
+            worker.tell(event, arguments)
+
+    def _report(self) -> None:
+        """Say what failed, from the run's own thread, and keep the rest."""
+        failed = [worker for worker in self._workers if worker.problem]
+        self._workers = [worker for worker in self._workers if not worker.problem]
+        for worker in failed:
+            with contextlib.suppress(Exception):
+                self._warn(f"{worker.name} is switched off, the run goes on: {worker.problem}")
+
+
+class _Worker:
+    """One observer and the thread that it works in."""
+
+    def __init__(self, observer: Observer):
+        self.name = type(observer).__name__
+        self.problem = ""
+        self._observer = observer
+        self._events: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue(_LONGEST_QUEUE)
+        # A daemon: an observer that hangs must not keep the process alive.
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+        self._thread.start()
+
+    def tell(self, event: str, arguments: tuple[Any, ...]) -> None:
+        try:
+            self._events.put_nowait((event, arguments))
+        except queue.Full:
+            self.problem = self.problem or f"it is {_LONGEST_QUEUE} events behind"
+
+    def stop(self, patience: float) -> None:
+        with contextlib.suppress(queue.Full):
+            self._events.put_nowait(None)
+        self._thread.join(patience)
+        if self._thread.is_alive():
+            self.problem = self.problem or f"it did not end within {patience:g} s"
+
+    def _work(self) -> None:
+        while not self.problem:
+            event = self._events.get()
+            if event is None:
+                return
+            name, arguments = event
             try:
-                getattr(observer, event)(*arguments)
-            except Exception as problem:
-                self._observers.remove(observer)
-                with contextlib.suppress(Exception):
-                    why = f"{type(problem).__name__}: {problem}".splitlines()[0][:200]
-                    self._warn(
-                        f"{type(observer).__name__} failed and is switched off ({why}); the run goes on"
-                    )
+                getattr(self._observer, name)(*arguments)
+            except BaseException as problem:  # some call sys.exit
+                first_line = f"{type(problem).__name__}: {problem}".splitlines()[0]
+                self.problem = first_line[:200]
 
 
 class TensorBoardObserver:
@@ -166,7 +220,7 @@ def _imported(package: str, name: str) -> Any:
 
 
 def _by_name(row: Row, seeds: Sequence[int]) -> dict[str, float]:
-    """The row's numbers under names that sort well: the mean over seeds, then each seed; absent values are left out."""
+    """The row's numbers that are there: each metric's mean over seeds, and each seed's beside it."""
     found: dict[str, float] = {}
     for name, values in row["metrics"].items():
         numbers = np.array(values, np.float64)
