@@ -1,0 +1,101 @@
+"""A watchdog for host environments: a step that never returns becomes an error, not a run that hangs for ever.
+
+A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, it interrupts it:
+a signal in the main thread (which also ends a sleep or a read), an asynchronous exception in any other.  Code that
+cannot be interrupted, such as a loop inside a C library, gets a few seconds' grace; then the process prints the same
+line and exits with status 1, because nothing in Python can take control back from it.
+
+The guarded code pays two attribute writes per step and never reads a clock.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from typing import Any, Protocol
+
+# Ignored by default and used by nobody in practice, so that owning it disturbs no program (SIGALRM would).
+SIGNAL = getattr(signal, "SIGURG", None)
+
+
+class Hung(BaseException):
+    """Raised inside the guarded call.  Not an Exception: an environment's `except Exception` must not swallow it."""
+
+
+class Guarded(Protocol):
+    """What the watchdog watches: `busy` during a call into foreign code, `beat` different for every such call."""
+
+    busy: bool
+
+    @property
+    def beat(self) -> tuple[int, int]: ...
+
+    def describe_hang(self) -> str: ...
+
+
+_condemned: tuple[Any, tuple[int, int]] | None = None
+
+
+def _on_signal(number, frame) -> None:
+    """Runs in the main thread between two bytecodes, so what it reads here cannot change under it."""
+    global _condemned
+    condemned, _condemned = _condemned, None
+    if condemned is not None and condemned[0].busy and condemned[0].beat == condemned[1]:
+        raise Hung
+
+
+class Watchdog:
+    """Interrupts `guarded`'s calls, made from the thread that constructs this, after `timeout` seconds."""
+
+    def __init__(self, guarded: Guarded, timeout: float, grace: float = 5.0):
+        self._guarded = weakref.ref(guarded)
+        self._timeout, self._grace = timeout, grace
+        self._thread_id = threading.get_ident()
+        self._in_main = threading.current_thread() is threading.main_thread() and SIGNAL is not None
+        if self._in_main:
+            signal.signal(SIGNAL, _on_signal)
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, name="bellmark-watchdog", daemon=True).start()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self) -> None:
+        seen, since = (-1, -1), time.monotonic()
+        interrupted = False
+        while not self._closed.wait(min(1.0, self._timeout / 10)):
+            guarded = self._guarded()
+            if guarded is None:
+                return
+            beat, now = guarded.beat, time.monotonic()
+            if not guarded.busy or beat != seen:
+                seen, since, interrupted = beat, now, False
+            elif not interrupted and now - since > self._timeout:
+                interrupted, since = True, now
+                self._interrupt(guarded, beat)
+            elif interrupted and now - since > self._grace:
+                print(f"bellmark: {guarded.describe_hang()}", file=sys.stderr, flush=True)
+                _kill_children()
+                os._exit(1)
+            del guarded
+
+    def _interrupt(self, guarded: Guarded, beat: tuple[int, int]) -> None:
+        global _condemned
+        if self._in_main:
+            _condemned = (guarded, beat)
+            signal.pthread_kill(self._thread_id, SIGNAL)
+        else:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread_id), ctypes.py_object(Hung)
+            )
+
+
+def _kill_children() -> None:
+    """End the workers that an environment started: after `os._exit` nobody else would."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    if multiprocessing is not None:
+        for child in multiprocessing.active_children():
+            child.kill()
