@@ -1,6 +1,7 @@
 """A small canvas for the environments' pictures: world coordinates in, antialiased uint8 pixels out.
 
-Shapes are drawn with Pillow at three times the size and averaged down, which is all the antialiasing they need.
+Shapes are drawn with Pillow at three times the size and averaged down, which is all the antialiasing they
+need.
 """
 
 from collections.abc import Iterable
@@ -18,7 +19,9 @@ BLUE, ORANGE, GREEN, RED = "#2f6fdd", "#ef8a2c", "#2f9e6e", "#d9484b"
 
 
 class Canvas:
-    """A picture of `width` × `height` pixels showing the world around `centre` at `pixels_per_unit`, y upwards."""
+    """A picture of `width` × `height` pixels showing the world around `centre` at `pixels_per_unit`, y
+    upwards.
+    """
 
     def __init__(
         self, width: int, height: int, centre: Point, pixels_per_unit: float, background: Colour = SKY

@@ -1,12 +1,12 @@
 """Gymnasium's environments, and users' own, as `B` environments stepped one after another in this process.
 
-They never reset themselves: `step` yields the *true* successors, and the rollout resets by mask what has ended.  So a
-Gymnasium rollout holds the same transitions as a compiled one, and advantages come out the same.
+They never reset themselves: `step` yields the *true* successors, and the rollout resets by mask what has
+ended.  So a Gymnasium rollout holds the same transitions as a compiled one, and advantages come out the same.
 
-An environment is foreign code and is treated so.  Every step checks on the stacked arrays that observations have the
-declared shape and dtype, lie in their space and are finite, and that rewards are finite; whatever is wrong is an
-`EnvironmentFailure` that names environment, index, step, field and value; a hang is ended by `watchdog`.  The checks
-cost a few percent of a CartPole step.
+An environment is foreign code and is treated so.  Every step checks on the stacked arrays that observations
+have the declared shape and dtype, lie in their space and are finite, and that rewards are finite; whatever is
+wrong is an `EnvironmentFailure` that names environment, index, step, field and value; a hang is ended by
+`watchdog`.  The checks cost a few percent of a CartPole step.
 """
 
 import json
@@ -29,7 +29,9 @@ ROUNDING = 1e-5
 
 
 class Leaf:
-    """One array of the observation: where it is in the tree, what it must look like, and how to check many at once."""
+    """One array of the observation: where it is in the tree, what it must look like, and how to check many at
+    once.
+    """
 
     def __init__(self, space: gymnasium.Space, path: tuple, strict: bool):
         self.path = path
@@ -46,7 +48,8 @@ class Leaf:
         elif floating:
             low, high = np.full(self.shape, -np.inf), np.full(self.shape, np.inf)
         if floating:
-            # A NaN fails every comparison and an infinity exceeds the largest number: one test finds all three.
+            # A NaN fails every comparison and an infinity exceeds the largest number: one test finds all
+            # three.
             largest = np.finfo(self.dtype).max
             low, high = np.clip(low, -largest, largest), np.clip(high, -largest, largest)
         self.low, self.high = low.astype(self.dtype), high.astype(self.dtype)
@@ -80,10 +83,9 @@ class Leaf:
 
 
 def all_finite(numbers: NDArray) -> bool:
-    """Whether every number is finite.  A sum of squares is several times quicker than `isfinite`; it may overflow,
-    and only then are the numbers looked at one by one."""
-    flat = numbers.reshape(-1)
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
+    """Whether every number is finite.  A sum of squares is several times quicker than `isfinite`; it may
+    overflow, and only then are the numbers looked at one by one.""" flat = numbers.reshape(-1) return
+    math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
 def _limits(space: gymnasium.Space) -> tuple[NDArray, NDArray]:
@@ -115,8 +117,8 @@ def _assemble(space: gymnasium.Space, arrays: list[NDArray]) -> Any:
 class QuickDiscrete(Discrete):
     """A Discrete space whose `contains` gives the same answers sooner.
 
-    Gymnasium's environments assert `action_space.contains(action)` at every step; in Gymnasium 1.4 that assertion is
-    a third of a whole CartPole step.
+    Gymnasium's environments assert `action_space.contains(action)` at every step; in Gymnasium 1.4 that
+    assertion is a third of a whole CartPole step.
     """
 
     @classmethod
@@ -135,8 +137,9 @@ class QuickDiscrete(Discrete):
 def peel(environment: gymnasium.Env) -> tuple[gymnasium.Env, int | None]:
     """What is inside Gymnasium's own bookkeeping wrappers, and the time limit found there.
 
-    `HostEnvironments` does the work of TimeLimit, OrderEnforcing and PassiveEnvChecker itself, for all environments
-    at once; every other wrapper stays on.  `TimeLimit` may be peeled only while nothing outside it depends on it.
+    `HostEnvironments` does the work of TimeLimit, OrderEnforcing and PassiveEnvChecker itself, for all
+    environments at once; every other wrapper stays on.  `TimeLimit` may be peeled only while nothing outside
+    it depends on it.
     """
     limit: int | None = None
     while type(environment) in (TimeLimit, OrderEnforcing, PassiveEnvChecker):
@@ -150,9 +153,10 @@ def peel(environment: gymnasium.Env) -> tuple[gymnasium.Env, int | None]:
 class HostEnvironments:
     """`count` environments from `make`, stepped in turn.
 
-    **Arguments:** `make` builds one `gymnasium.Env`; `name` is used in messages; a call into an environment may last
-    `timeout` seconds (None: for ever); `strict` False accepts observations outside a declared Box (still finite), the
-    default for Gymnasium's own environments, of which several declare their bounds too narrow.
+    **Arguments:** `make` builds one `gymnasium.Env`; `name` is used in messages; a call into an environment
+    may last `timeout` seconds (None: for ever); `strict` False accepts observations outside a declared Box
+    (still finite), the default for Gymnasium's own environments, of which several declare their bounds too
+    narrow.
     """
 
     def __init__(
@@ -221,9 +225,11 @@ class HostEnvironments:
         return self._calls, self._index
 
     def reset(self, seeds: Any | None = None, mask: NDArray[np.bool_] | None = None) -> Any:
-        """Begin new episodes where `mask` [B] is set (everywhere by default); all observations [B, ...] as shown now.
+        """Begin new episodes where `mask` [B] is set (everywhere by default); all observations [B, ...] as
+        shown now.
 
-        `seeds` [B] belongs to the first reset only: Gymnasium's generators then run on from episode to episode.
+        `seeds` [B] belongs to the first reset only: Gymnasium's generators then run on from episode to
+        episode.
         """
         indices = range(self.count) if mask is None else [i for i, over in enumerate(mask.tolist()) if over]
         if self.observations is None and len(indices) < self.count:
@@ -251,8 +257,8 @@ class HostEnvironments:
     def step(self, actions: NDArray) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
         """Apply `actions` [B, ...], elements of the action space (see `spaces.clip_action`).
 
-        Returns the true successors [B, ...], rewards float32 [B], terminated and truncated bool [B].  Stepping an
-        episode that is over is refused.  What is returned is never written to again.
+        Returns the true successors [B, ...], rewards float32 [B], terminated and truncated bool [B].
+        Stepping an episode that is over is refused.  What is returned is never written to again.
         """
         if self._any_over:
             raise self._failure(
@@ -299,7 +305,8 @@ class HostEnvironments:
                 for self._index, environment in enumerate(self._environments):
                     environment.close()
         except EnvironmentFailure:
-            # What closing does wrong can neither spoil results nor be mended by the user's reading about it here.
+            # What closing does wrong can neither spoil results nor be mended by the user's reading about it
+            # here.
             pass
         finally:
             if self._watchdog is not None:
@@ -348,7 +355,9 @@ class HostEnvironments:
     # -- what is taken from an environment
 
     def _actions(self, actions: NDArray) -> list:
-        """`actions` [B, ...] as what the space's own `sample` yields: NumPy scalars, or arrays that may be kept."""
+        """`actions` [B, ...] as what the space's own `sample` yields: NumPy scalars, or arrays that may be
+        kept.
+        """
         if isinstance(self.action_space, (Dict, Tuple)):
             raise BadInput(
                 f"{self.name}: actions of {type(self.action_space).__name__} spaces are not supported"
@@ -356,7 +365,9 @@ class HostEnvironments:
         return list(np.array(actions, dtype=self.action_space.dtype))
 
     def _stack(self, observations: tuple) -> list[NDArray]:
-        """The observations of one step as arrays [B, ...]; the slow path finds out which environment is wrong."""
+        """The observations of one step as arrays [B, ...]; the slow path finds out which environment is
+        wrong.
+        """
         leaves = self._leaves
         try:
             parts = (
@@ -467,7 +478,9 @@ class HostEnvironments:
 
 
 class _Guard:
-    """Marks a stretch of foreign code for the watchdog, and turns whatever it raises into an `EnvironmentFailure`."""
+    """Marks a stretch of foreign code for the watchdog, and turns whatever it raises into an
+    `EnvironmentFailure`.
+    """
 
     __slots__ = ("_owner",)
 

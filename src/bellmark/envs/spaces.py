@@ -5,8 +5,8 @@
     clip_action            the action that is sent to the environment
     check_supported        a one-line refusal of what no network here can read
 
-`flatten` and `clip_action` compute with whatever they are given: NumPy arrays stay NumPy (no JAX is imported: a deployed
-policy is quicker without it), JAX arrays stay JAX and can be traced.
+`flatten` and `clip_action` compute with whatever they are given: NumPy arrays stay NumPy (no JAX is imported:
+a deployed policy is quicker without it), JAX arrays stay JAX and can be traced.
 """
 
 import math
@@ -31,7 +31,8 @@ def _backend(*arrays):
 
 
 def check_supported(space: gymnasium.Space, role: str = "observation space") -> None:
-    """Raise `BadInput` where `space`, or a space nested in it, is not one of `SUPPORTED`, or has no elements."""
+    """Raise `BadInput` where `space`, or a space nested in it, is not one of `SUPPORTED`, or has no elements.
+    """
     if isinstance(space, Dict):
         for key, inner in space.spaces.items():
             check_supported(inner, f"{role}[{key!r}]")
@@ -68,8 +69,9 @@ def flat_size(space: gymnasium.Space) -> int:
 def flatten(space: gymnasium.Space, observation: Any):
     """An observation as one float32 vector [*B, flat_size].
 
-    Box and MultiBinary: their numbers in row-major order.  Discrete and MultiDiscrete: one-hot, counted from `start`.
-    Dict and Tuple: their parts in the space's own order.  `*B` are any leading axes of the observation.
+    Box and MultiBinary: their numbers in row-major order.  Discrete and MultiDiscrete: one-hot, counted from
+    `start`. Dict and Tuple: their parts in the space's own order.  `*B` are any leading axes of the
+    observation.
     """
     if isinstance(space, Dict):
         parts = [flatten(inner, observation[key]) for key, inner in space.spaces.items()]
@@ -92,8 +94,8 @@ def flatten(space: gymnasium.Space, observation: Any):
 def clip_action(space: gymnasium.Space, action):
     """The element of `space` that is sent to the environment for the learner's `action` [*B, ...].
 
-    A Box is clipped to its bounds, so that learners may store the unclipped sample.  Learners count discrete actions
-    from 0; the space's `start` is added here and nowhere else.
+    A Box is clipped to its bounds, so that learners may store the unclipped sample.  Learners count discrete
+    actions from 0; the space's `start` is added here and nowhere else.
     """
     if isinstance(space, Box):
         return _backend(action).clip(action, space.low, space.high)
@@ -142,7 +144,8 @@ def to_json(space: gymnasium.Space) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> gymnasium.Space:
-    """The space that `to_json` described; `BadInput` for anything else.  Nothing in `data` is ever executed."""
+    """The space that `to_json` described; `BadInput` for anything else.  Nothing in `data` is ever executed.
+    """
     try:
         kind = data["kind"]
         if kind == "Box":

@@ -1,9 +1,11 @@
-"""A watchdog for host environments: a step that never returns becomes an error, not a run that hangs for ever.
+"""A watchdog for host environments: a step that never returns becomes an error, not a run that hangs for
+ever.
 
-A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, it interrupts it:
-a signal in the main thread (which also ends a sleep or a read), an asynchronous exception in any other.  Code that
-cannot be interrupted, such as a loop inside a C library, gets a few seconds' grace; then the process prints the same
-line and exits with status 1, because nothing in Python can take control back from it.
+A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, it
+interrupts it: a signal in the main thread (which also ends a sleep or a read), an asynchronous exception in
+any other.  Code that cannot be interrupted, such as a loop inside a C library, gets a few seconds' grace;
+then the process prints the same line and exits with status 1, because nothing in Python can take control back
+from it.
 
 The guarded code pays two attribute writes per step and never reads a clock.
 """
@@ -22,11 +24,15 @@ SIGNAL = getattr(signal, "SIGURG", None)
 
 
 class Hung(BaseException):
-    """Raised inside the guarded call.  Not an Exception: an environment's `except Exception` must not swallow it."""
+    """Raised inside the guarded call.  Not an Exception: an environment's `except Exception` must not swallow
+    it.
+    """
 
 
 class Guarded(Protocol):
-    """What the watchdog watches: `busy` during a call into foreign code, `beat` different for every such call."""
+    """What the watchdog watches: `busy` during a call into foreign code, `beat` different for every such
+    call.
+    """
 
     busy: bool
 

@@ -84,15 +84,18 @@ def learning_curve(
     metric: str = "episode/return",
     diagnostics: int = 3,
 ) -> Path:
-    """Draw how one run learned, and up to `diagnostics` small panels of losses, entropy and the like; returns
-    `path`.
+    """Draw how one run learned, with up to `diagnostics` small panels of losses and the like; returns `path`.
 
-    `columns` is the run's metrics, `config` its `config.json`.  Before any episode has ended the picture says
-    so.
+    `columns` are the run's metrics as `bellmark.run.metrics.read_metrics` gives them, `config` its
+    config.json. Before any episode has ended the picture says so.
+
+    Raises: `BadInput` for an unknown metric or another ending than .png, .svg, .pdf; `BellmarkError` where
+    the disk refuses.
     """
     environment = config["environment"]
     threshold = environment.get("threshold") if metric == "episode/return" else None
-    curve = learning(columns, metric)
+    nothing_yet = np.full((len(columns["step"]), len(config["seeds"])), np.nan)
+    curve = learning({metric: nothing_yet, **columns}, metric)
     chosen = _choose(columns, diagnostics)
     with _style():
         figure = _figure(8.0, 4.5)
@@ -109,12 +112,11 @@ def learning_curve(
         )
         axes = figure.add_subplot(grid[:, 0])
         seeds = curve.seeds.shape[1]
+        summary = ", interquartile mean with 95 % bootstrap band" if seeds > 1 else ""
         _title(
             figure,
             f"{_algorithm(config['algorithm']['name'])} on {environment['id']}",
-            f"{_plural(seeds, 'seed')}: "
-            + ("interquartile mean, 95 % bootstrap band, each seed faintly" if seeds > 1 else "no band")
-            + f"; mean of the last {_compact(curve.window)} steps",
+            f"{_plural(seeds, 'seed')}{summary}, averaged over {_compact(curve.window)} steps",
         )
         if seeds > 1:
             axes.plot(curve.position, curve.seeds, color=COLOURS[0], alpha=0.22, linewidth=0.8, zorder=2)
@@ -127,7 +129,7 @@ def learning_curve(
             axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=GREY)
         for index, name in enumerate(chosen):
             small = figure.add_subplot(grid[index, 1])
-            detail = learning(columns, name)
+            detail = learning(columns, name, points=60)
             _draw(small, detail, COLOURS[-1], width=1.2)
             small.set_title(_words(name), loc="left", fontsize=8.5, color=INK, pad=4)
             small.tick_params(labelsize=7.5)
@@ -145,8 +147,7 @@ def comparison(
     axis: str = "both",
     metric: str = "episode/return",
 ) -> Path:
-    """Draw several runs together, labelled at their line ends, against `steps`, `seconds` or `both`; returns
-    `path`.
+    """Draw several runs, labelled at their line ends, against `steps`, `seconds` or `both`; returns `path`.
 
     The threshold is drawn where all runs share it.  The colours repeat after seven runs, with dashes.
     """
@@ -167,11 +168,11 @@ def comparison(
             right=1 - min(margin, 0.4),
             top=0.83,
             bottom=0.115,
-            wspace=0.08,
+            wspace=0.11,
         )
         _title(
             figure,
-            f"{_words(metric)[0].upper()}{_words(metric)[1:]} on {' and '.join(environments) or 'one environment'}",
+            _capital(_words(metric)) + (f" on {' and '.join(environments)}" if environments else ""),
             f"interquartile mean over {_span(seeds)}, 95 % bootstrap band",
         )
         for panel, name in zip(panels, shown, strict=True):
@@ -189,6 +190,8 @@ def comparison(
             for index, (run, curve) in enumerate(zip(runs, curves[shown[-1]], strict=True))
         ]
         _end_labels(panels[-1], ends, outside=True)
+        for curve, (_, _, colour) in zip(curves[shown[0]], ends, strict=True):
+            _dot(panels[0], *_last(curve), colour)
         return _save(figure, path)
 
 
@@ -221,7 +224,7 @@ def evaluation_histogram(
         )
         spread = float(np.ptp(finite))
         # Equal returns are common (a solved CartPole): one bar of a sensible width then.
-        half = max(0.02 * abs(centre), 0.5) if spread == 0 else 0.0
+        half = max(0.01 * abs(centre), 0.05) if spread == 0 else 0.0
         edges = np.linspace(finite.min() - half, finite.max() + half, _bins(finite) + 1)
         axes.hist(finite, bins=edges, color=COLOURS[0], alpha=0.35, edgecolor="white", linewidth=0.8)
         if math.isfinite(low):
@@ -231,7 +234,7 @@ def evaluation_histogram(
         axes.plot(scores, np.full(len(scores), -0.035 * top), "|", color=INK, markersize=9, clip_on=False)
         axes.set_ylim(-0.07 * top, top)
         if spread == 0:
-            axes.set_xlim(centre - 8 * half, centre + 8 * half)
+            axes.set_xlim(centre - 6 * half, centre + 6 * half)
         if threshold is not None and axes.get_xlim()[0] - spread <= threshold <= axes.get_xlim()[1] + spread:
             axes.axvline(threshold, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
@@ -301,10 +304,12 @@ def _threshold(axes, position: np.ndarray, threshold: float | None, *, labelled:
     if labelled:
         axes.annotate(
             f"threshold {_number(threshold)}",
-            (0.005, threshold),
+            (0.01, threshold),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
+            # Below the line: above it is where the curves end up.
+            xytext=(0, -4),
             textcoords="offset points",
+            va="top",
             fontsize=8.5,
             color=GREY,
             zorder=5,
@@ -312,7 +317,7 @@ def _threshold(axes, position: np.ndarray, threshold: float | None, *, labelled:
 
 
 def _end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> None:
-    """A dot at each line's last value, and its label to the right, pushed apart vertically where they would
+    """A dot at each line's last value, its label to the right, labels pushed apart where they would
     overlap.
     """
     ends = [end for end in ends if math.isfinite(end[0][1])]
@@ -323,7 +328,7 @@ def _end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> Non
     axes.set_ylim(bottom, top)
     right = axes.get_xlim()[1] if outside else None
     for ((x, y), label, colour), place in zip(ends, places, strict=True):
-        axes.plot(x, y, "o", color=colour, markersize=5, markeredgecolor="white", zorder=6, clip_on=False)
+        _dot(axes, x, y, colour)
         axes.annotate(
             label,
             (x if right is None else right, place),
@@ -338,24 +343,28 @@ def _end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> Non
         )
 
 
+def _dot(axes, x: float, y: float, colour: str) -> None:
+    axes.plot(x, y, "o", color=colour, markersize=5.5, markeredgecolor="white", zorder=6, clip_on=False)
+
+
 def _apart(values: Sequence[float], gap: float, bottom: float, top: float) -> list[float]:
-    """Positions in the order of `values`, at least `gap` from each other, moved as a block where they
-    crowd.
-    """
+    """Positions in the order of `values`, at least `gap` from each other, moved together where they crowd."""
     order = np.argsort(values, kind="stable")
     blocks: list[tuple[float, int]] = []  # (centre, members), bottom to top
     for index in order:
         centre, members = float(values[index]), 1
-        while blocks and centre - blocks[-1][0] < 0.5 * gap * (members + blocks[-1][1]):
+        while True:
+            half = 0.5 * gap * (members - 1)
+            centre = max(min(centre, top - half), bottom + half)
+            if not blocks or centre - blocks[-1][0] >= 0.5 * gap * (members + blocks[-1][1]):
+                break
             other, more = blocks.pop()
             centre, members = (centre * members + other * more) / (members + more), members + more
         blocks.append((centre, members))
-    placed = [centre + gap * (i - (n - 1) / 2) for centre, n in blocks for i in range(n)]
-    overflow = max(0.0, placed[-1] - top) if placed else 0.0
-    result = [0.0] * len(placed)
-    for index, place in zip(order, placed, strict=True):
-        result[index] = max(place - overflow, bottom)
-    return result
+    placed = [centre + gap * (place - (n - 1) / 2) for centre, n in blocks for place in range(n)]
+    result = np.zeros(len(placed))
+    result[order] = placed
+    return result.tolist()
 
 
 def _last(curve: Learning) -> tuple[float, float]:
@@ -370,8 +379,8 @@ def _steps(axes, label: str, *, ticks: int = 6) -> None:
 
     axes.xaxis.set_major_locator(_locator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
-    axes.set_xlim(left=0)
     axes.margins(x=0)
+    axes.set_xlim(left=0)
     axes.set_xlabel(label)
 
 
@@ -404,8 +413,7 @@ def _algorithm(name: str) -> str:
     """`ppo` as PPO, `q_learning` as Q learning."""
     if "_" not in name and (len(name) <= 5 or name == "reinforce"):
         return name.upper()
-    words = name.replace("_", " ")
-    return words[:1].upper() + words[1:]
+    return _capital(name.replace("_", " "))
 
 
 def _words(metric: str) -> str:
@@ -413,7 +421,12 @@ def _words(metric: str) -> str:
     norm".
     """
     group, _, name = metric.rpartition("/")
-    return f"{name} {group}" if group == "loss" else name.replace("_", " ")
+    words = f"{name} {group}" if group == "loss" else name.replace("_", " ")
+    return " ".join("KL" if word == "kl" else word for word in words.split())
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _compact(value: float) -> str:
@@ -428,8 +441,8 @@ def _number(value: float) -> str:
     """About four digits, a true minus sign."""
     if not math.isfinite(value):
         return "?"
-    digits = 0 if abs(value) >= 1000 or value == int(value) else 1 if abs(value) >= 10 else 3
-    return f"{value:,.{digits}f}".replace("-", "−")
+    text = f"{value:,.{0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
 
 def _plural(count: int, noun: str) -> str:

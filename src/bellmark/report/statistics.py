@@ -241,7 +241,7 @@ def learning(
     grid = np.linspace(position[0], position[-1], min(points, rows)) if rows else np.zeros(0)
     seeds = on_grid(position, trailing_mean(values, window, episodes), grid)
     enough = np.sum(~np.isnan(seeds), axis=1) * 2 >= max(1, seeds.shape[1])
-    low, high = bootstrap_band(np.where(enough[:, None], seeds, np.nan))
+    low, high = bootstrap_band(np.where(enough[:, None], seeds, np.nan), resamples=1_000)
     centre = np.where(enough, interquartile_mean(seeds), np.nan)
     averaged = window * (steps[-1] - steps[0]) / max(1, rows - 1) if rows > 1 else steps[-1] if rows else 0
     return Learning(grid, seeds, centre, low, high, round(float(averaged)))

@@ -1,12 +1,14 @@
 """CartPole-v1: push a cart left or right so that the pole on it stays upright.
 
-Four numbers describe it: the cart's position x and the pole's angle θ from upright, with their velocities.  A force of
-±10 N acts for 0.02 s, integrated by Euler's explicit rule.  Every step pays 1, the last one included; the episode
-terminates when |x| > 2.4 or |θ| > 12°, and the registered environment is cut after 500 steps.
+Four numbers describe it: the cart's position x and the pole's angle θ from upright, with their velocities.  A
+force of ±10 N acts for 0.02 s, integrated by Euler's explicit rule.  Every step pays 1, the last one
+included; the episode terminates when |x| > 2.4 or |θ| > 12°, and the registered environment is cut after 500
+steps.
 
-Source: A. G. Barto, R. S. Sutton, C. W. Anderson, "Neuronlike adaptive elements that can solve difficult learning
-control problems", IEEE Trans. SMC 13(5), 1983; the frictionless equations of motion are R. V. Florian's, "Correct
-equations for the dynamics of the cart-pole system", 2007, eqs. 23 and 24.  Equal to Gymnasium's CartPole-v1.
+Source: A. G. Barto, R. S. Sutton, C. W. Anderson, "Neuronlike adaptive elements that can solve difficult
+learning control problems", IEEE Trans. SMC 13(5), 1983; the frictionless equations of motion are R. V.
+Florian's, "Correct equations for the dynamics of the cart-pole system", 2007, eqs. 23 and 24.  Equal to
+Gymnasium's CartPole-v1.
 """
 
 import math

@@ -1,4 +1,6 @@
-"""Cut episodes after a number of steps.  A cut is a truncation, never a termination: learners bootstrap there."""
+"""Cut episodes after a number of steps.  A cut is a truncation, never a termination: learners bootstrap
+there.
+"""
 
 from typing import Any, NamedTuple
 
@@ -21,7 +23,9 @@ class Timed(NamedTuple):
 
 
 class TimeLimit(AbstractEnvironment):
-    """`environment`, truncated at its `limit`-th step; the step is also terminated where the environment says so."""
+    """`environment`, truncated at its `limit`-th step; the step is also terminated where the environment says
+    so.
+    """
 
     environment: AbstractEnvironment
     limit: int = eqx.field(static=True)

@@ -33,7 +33,8 @@ def server_queue(
     for name, rate in (("arrival_rate", arrival_rate), ("slow_rate", slow_rate), ("fast_rate", fast_rate)):
         if not rate > 0.0:
             raise BadInput(f"{name} is {rate}; rates must be positive")
-    clock = arrival_rate + max(slow_rate, fast_rate)
+    fastest = max(slow_rate, fast_rate)
+    clock = arrival_rate + fastest
 
     def outcomes(customers: int, action: str) -> Iterator[Transition]:
         admits, fast = action.startswith("admit"), action.endswith("fast")
@@ -43,7 +44,7 @@ def server_queue(
         cost = (holding_cost * customers + fast_cost * fast) / clock
         yield arrival_rate / clock, customers + admits, reward * admits - cost, False
         yield served / clock, max(customers - 1, 0), -cost, False
-        yield (clock - arrival_rate - served) / clock, customers, -cost, False
+        yield (fastest - served) / clock, customers, -cost, False
 
     actions = ["admit, slow", "admit, fast", "refuse, slow", "refuse, fast"]
     initial = {0: 1.0}
