@@ -1,0 +1,27 @@
+"""Checks of hyperparameters: one line that says what was given and what is allowed."""
+
+import math
+
+from bellmark.errors import BadInput
+
+
+def fraction(name: str, given: float) -> None:
+    if not (isinstance(given, int | float) and 0.0 <= given <= 1.0):
+        raise BadInput(f"{name} is {given}; allowed: from 0 to 1")
+
+
+def positive(**fields: float) -> None:
+    for name, given in fields.items():
+        if not (math.isfinite(given) and given > 0):
+            raise BadInput(f"{name} is {given}; allowed: more than 0, finite")
+
+
+def at_least(least: int, **fields: float) -> None:
+    for name, given in fields.items():
+        if not (math.isfinite(given) and given >= least):
+            raise BadInput(f"{name} is {given}; allowed: at least {least}, finite")
+
+
+def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
+    if whole % divisor:
+        raise BadInput(f"{name} is {divisor}, which does not divide {whole_name} = {whole}")

@@ -1,0 +1,117 @@
+"""Compiled experience: `T` steps of `B` environments as one `lax.scan`.
+
+Environments never reset themselves; this is where it happens.  Everything random that does not depend on the policy
+(keys, and the state that a reset would give at every step) is drawn before the scan in one vectorised call, so that
+the loop itself holds only the policy and the physics.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import gymnasium
+import jax
+import jax.numpy as jnp
+
+from bellmark.envs import spaces
+from bellmark.envs.base import AbstractEnvironment
+from bellmark.types import Episodes, Finished, Key, Metrics, Rollout, Transition
+
+
+class CompiledProblem(eqx.Module):
+    """A compiled environment as algorithms see it; `budget` is the run's number of environment steps."""
+
+    environment: AbstractEnvironment
+    budget: int = eqx.field(static=True)
+    compiled = True
+
+    @property
+    def observation_space(self) -> gymnasium.Space:
+        return self.environment.observation_space
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        return self.environment.action_space
+
+    def start(self, key: Key, count: int) -> Episodes:
+        """`count` fresh episodes."""
+        state = jax.vmap(self.environment.reset)(jax.random.split(key, count))
+        return Episodes(
+            state=state,
+            observation=jax.vmap(self.environment.observe)(state),
+            action_mask=jax.vmap(self.environment.action_mask)(state),
+            undiscounted_return=jnp.zeros(count),
+            length=jnp.zeros(count, jnp.int32),
+        )
+
+    def rollout(
+        self, policy: Callable, episodes: Episodes, key: Key, length: int
+    ) -> tuple[Episodes, Rollout, Finished]:
+        """Go on with `episodes` for `length` steps under `policy`."""
+        return rollout(self.environment, policy, episodes, key, length)
+
+
+def rollout(
+    environment: AbstractEnvironment, policy: Callable, episodes: Episodes, key: Key, length: int
+) -> tuple[Episodes, Rollout, Finished]:
+    """Step `B` environments `length` times; the transition keeps the true successor, the next step starts afresh."""
+    count = episodes.length.shape[0]
+    policy_key, step_key, reset_key = jax.random.split(key, 3)
+    fresh = jax.vmap(jax.vmap(environment.reset))(jax.random.split(reset_key, (length, count)))
+    fresh_observation = jax.vmap(jax.vmap(environment.observe))(fresh)
+    fresh_mask = jax.vmap(jax.vmap(environment.action_mask))(fresh)
+    randomness = (
+        policy.randomness(policy_key, (length, count)),
+        jax.random.split(step_key, (length, count)),
+        (fresh, fresh_observation, fresh_mask),
+    )
+    action_space = environment.action_space
+
+    def step(episodes: Episodes, randomness):
+        noise, step_keys, fresh = randomness
+        action, remembered = policy(episodes.observation, noise, episodes.action_mask)
+        sent = spaces.clip_action(action_space, action)
+        state, outcome = jax.vmap(environment.step)(episodes.state, sent, step_keys)
+        reward = outcome.reward.astype(jnp.float32)
+        observation = jax.vmap(environment.observe)(state)
+        transition = Transition(
+            episodes.observation, action, reward, outcome.terminated, outcome.truncated, observation
+        )
+        ended = outcome.terminated | outcome.truncated
+        undiscounted_return = episodes.undiscounted_return + reward
+        steps = episodes.length + 1
+
+        def or_fresh(new, going_on):
+            return jnp.where(ended.reshape(ended.shape + (1,) * (going_on.ndim - 1)), new, going_on)
+
+        shown = (state, observation, jax.vmap(environment.action_mask)(state))
+        state, observation, mask = jax.tree.map(or_fresh, fresh, shown)
+        onward = Episodes(
+            state=state,
+            observation=observation,
+            action_mask=mask,
+            undiscounted_return=jnp.where(ended, 0.0, undiscounted_return),
+            length=jnp.where(ended, 0, steps),
+        )
+        seen = Rollout(transition, remembered, episodes.action_mask)
+        return onward, (seen, Finished(ended, undiscounted_return, steps))
+
+    episodes, (data, finished) = jax.lax.scan(step, episodes, randomness)
+    return episodes, data, finished
+
+
+def episode_metrics(finished: Finished) -> Metrics:
+    """What ended in a rollout: count, mean return and its standard deviation, mean length (NaN where none ended)."""
+    mask = finished.mask
+    count = jnp.sum(mask).astype(jnp.float32)
+
+    def mean(x):
+        return jnp.where(count > 0, jnp.sum(jnp.where(mask, x, 0.0)) / jnp.maximum(count, 1.0), jnp.nan)
+
+    average = mean(finished.undiscounted_return)
+    spread = jnp.sqrt(mean(jnp.square(finished.undiscounted_return - average)))
+    return {
+        "episode/count": count,
+        "episode/return": average,
+        "episode/return_std": spread,
+        "episode/length": mean(finished.length.astype(jnp.float32)),
+    }

@@ -1,0 +1,63 @@
+"""Convolutional networks for images."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from bellmark.networks.mlp import MLP, Activation
+from bellmark.types import Key
+
+NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+SMALL = ((16, 3, 1), (32, 3, 1))
+
+
+def layers_for(height: int, width: int) -> tuple[tuple[int, int, int], ...]:
+    """(channels, kernel, stride) per layer: Mnih et al. (2015) for screens, two 3 × 3 layers for small boards."""
+    return NATURE if min(height, width) >= 36 else SMALL
+
+
+class Convolution(eqx.Module):
+    """Convolutions with ReLU over one image [height, width, channels], flattened into an MLP."""
+
+    kernels: tuple[Float[Array, "k k in out"], ...]
+    biases: tuple[Float[Array, " out"], ...]
+    strides: tuple[int, ...] = eqx.field(static=True)
+    tail: MLP
+
+    @staticmethod
+    def start(
+        shape: tuple[int, int, int],
+        hidden: tuple[int, ...],
+        outputs: int,
+        key: Key,
+        *,
+        activation: Activation = "relu",
+        last_scale: float = 1.0,
+    ) -> "Convolution":
+        plan = layers_for(shape[0], shape[1])
+        *keys, tail_key = jax.random.split(key, len(plan) + 1)
+        height, width, channels = shape
+        kernels, biases = [], []
+        for (out, size, stride), layer_key in zip(plan, keys, strict=True):
+            size = min(size, height, width)
+            orthogonal = jax.nn.initializers.orthogonal(math.sqrt(2.0))
+            kernels.append(orthogonal(layer_key, (size, size, channels, out), jnp.float32))
+            biases.append(jnp.zeros(out))
+            height, width = (height - size) // stride + 1, (width - size) // stride + 1
+            channels = out
+        tail = MLP.start(
+            height * width * channels, hidden, outputs, tail_key, activation=activation, last_scale=last_scale
+        )
+        return Convolution(tuple(kernels), tuple(biases), tuple(stride for _, _, stride in plan), tail)
+
+    def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, " outputs"]:
+        x = image[None]
+        for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
+            x = jax.lax.conv_general_dilated(
+                x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu(x + bias)
+        return self.tail(x.reshape(-1))
