@@ -111,7 +111,7 @@ def number(value: float) -> str:
 
 
 def spark(values: Sequence[float], width: int) -> str:
-    """A curve of `width` characters, each the mean of its share of `values`, scaled from lowest to highest."""
+    """A curve of `width` characters, each the mean of its share of `values`, from lowest to highest."""
     if len(values) < 2 or width < 2:
         return ""
     count = min(width, len(values))
