@@ -22,6 +22,7 @@ from bellmark.mdp.examples.grid_world import (
     grid_from_file,
     grid_from_text,
     grid_world,
+    two_exits,
 )
 from bellmark.mdp.examples.random_walk import random_walk
 from bellmark.mdp.examples.river_swim import river_swim
@@ -39,6 +40,7 @@ EXAMPLES: dict[str, Callable[..., FiniteMDP]] = {
     for function in (
         grid_world,
         discount_grid,
+        two_exits,
         bridge_grid,
         jump_grid,
         small_grid,

@@ -36,6 +36,14 @@ DISCOUNT_GRID = """
   -10  -10  -10  -10  -10
 """
 
+TWO_EXITS = """
+    .    .    .    .    .
+    .    #    .    #    .
+    .   -5    1   -5   10
+    S    .    .    .    .
+    .   -5   -5   -5    .
+"""
+
 BRIDGE_GRID = """
     #  -100  -100  -100  -100  -100    #
     1    S     .     .     .     .    10
@@ -116,6 +124,17 @@ def discount_grid(noise: float = 0.2, living_reward: float = 0.0, discount: floa
     Which of the four routes is best depends on discount, noise and living reward: sweep them and see.
     """
     return grid_from_text(DISCOUNT_GRID, noise, living_reward, discount, "discount-grid")
+
+
+def two_exits(noise: float = 0.2, living_reward: float = 0.0, discount: float = 0.9) -> FiniteMDP:
+    """A near exit (1) and a far one (10), each at the end of a short path between chasms and of a long
+    safe one.
+
+    Discounts 0.1 and 0.9 choose the near or the far exit, noise 0 and 0.5 the risky or the safe way.
+    (Ours: in the discount grid one can slide along the cliff by pushing away from it, so noise alone
+    does not deter.)
+    """
+    return grid_from_text(TWO_EXITS, noise, living_reward, discount, "two-exits")
 
 
 def bridge_grid(noise: float = 0.2, living_reward: float = 0.0, discount: float = 0.9) -> FiniteMDP:
