@@ -19,9 +19,7 @@ BLUE, ORANGE, GREEN, RED = "#2f6fdd", "#ef8a2c", "#2f9e6e", "#d9484b"
 
 
 class Canvas:
-    """A picture of `width` × `height` pixels showing the world around `centre` at `pixels_per_unit`, y
-    upwards.
-    """
+    """`width` × `height` pixels that show the world around `centre` at `pixels_per_unit`, y upwards."""
 
     def __init__(
         self, width: int, height: int, centre: Point, pixels_per_unit: float, background: Colour = SKY

@@ -10,108 +10,19 @@ wrong is an `EnvironmentFailure` that names environment, index, step, field and 
 """
 
 import json
-import math
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
+from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Tuple
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 
+from bellmark.envs.contract import all_finite, assemble, leaves_of, misfit
 from bellmark.envs.spaces import check_supported
 from bellmark.envs.watchdog import Hung, Watchdog
 from bellmark.errors import BadInput, EnvironmentFailure
-
-ROUNDING = 1e-5
-"""Relative slack at a Box's bounds: float32 rounding of a float64 state is not a broken environment."""
-
-
-class Leaf:
-    """One array of the observation: where it is in the tree, what it must look like, and how to check many at
-    once.
-    """
-
-    def __init__(self, space: gymnasium.Space, path: tuple, strict: bool):
-        self.path = path
-        self.name = "observation" + "".join(f"[{key!r}]" for key in path)
-        self.shape: tuple[int, ...] = space.shape
-        self.dtype = np.dtype(space.dtype)
-        self.scalar = isinstance(space, Discrete)
-        self.space = space
-        low, high = _limits(space)
-        floating = np.issubdtype(self.dtype, np.floating)
-        if floating and strict:
-            slack = ROUNDING * np.maximum(1, np.maximum(np.abs(low), np.abs(high)))
-            low, high = low - np.where(np.isinf(slack), 0, slack), high + np.where(np.isinf(slack), 0, slack)
-        elif floating:
-            low, high = np.full(self.shape, -np.inf), np.full(self.shape, np.inf)
-        if floating:
-            # A NaN fails every comparison and an infinity exceeds the largest number: one test finds all
-            # three.
-            largest = np.finfo(self.dtype).max
-            low, high = np.clip(low, -largest, largest), np.clip(high, -largest, largest)
-        self.low, self.high = low.astype(self.dtype), high.astype(self.dtype)
-        if floating:
-            self.unbounded = bool((self.low <= -largest).all() and (self.high >= largest).all())
-        else:
-            whole = np.iinfo(self.dtype)
-            self.unbounded = bool((self.low == whole.min).all() and (self.high == whole.max).all())
-        self._floating = floating
-
-    def get(self, observation: Any) -> Any:
-        for key in self.path:
-            observation = observation[key]
-        return observation
-
-    def fits(self, stacked: NDArray) -> bool:
-        """Whether every number of `stacked` [B, *shape] is finite and within its bounds."""
-        if not self.unbounded:
-            return bool(((stacked >= self.low) & (stacked <= self.high)).all())
-        return not self._floating or all_finite(stacked)
-
-    def complaint(self, stacked: NDArray) -> tuple[int, str]:
-        """The index of the first environment that does not fit, and what is wrong with it."""
-        where = tuple(np.argwhere(~((stacked >= self.low) & (stacked <= self.high)))[0].tolist())
-        value, index = stacked[where], where[1:]
-        name = self.name + (f"[{', '.join(map(str, index))}]" if index else "")
-        if not np.isfinite(value):
-            return where[0], f"{name} is {value}; it must be finite"
-        low, high = (side[index] for side in _limits(self.space))
-        return where[0], f"{name} is {value}, outside its space's [{low}, {high}]"
-
-
-def all_finite(numbers: NDArray) -> bool:
-    """Whether every number is finite.  A sum of squares is several times quicker than `isfinite`; it may
-    overflow, and only then are the numbers looked at one by one.""" flat = numbers.reshape(-1) return
-    math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
-
-
-def _limits(space: gymnasium.Space) -> tuple[NDArray, NDArray]:
-    if isinstance(space, Box):
-        return space.low, space.high
-    if isinstance(space, (Discrete, MultiDiscrete)):
-        count = space.n if isinstance(space, Discrete) else space.nvec
-        return np.asarray(space.start), np.asarray(space.start + count - 1)
-    return np.zeros(space.shape, np.int8), np.ones(space.shape, np.int8)
-
-
-def _leaves(space: gymnasium.Space, strict: bool, path: tuple = ()) -> list[Leaf]:
-    if isinstance(space, Dict):
-        return [leaf for key, part in space.spaces.items() for leaf in _leaves(part, strict, (*path, key))]
-    if isinstance(space, Tuple):
-        return [leaf for i, part in enumerate(space.spaces) for leaf in _leaves(part, strict, (*path, i))]
-    return [Leaf(space, path, strict)]
-
-
-def _assemble(space: gymnasium.Space, arrays: list[NDArray]) -> Any:
-    """The observation tree over `arrays`, which are consumed in the order of `_leaves`."""
-    if isinstance(space, Dict):
-        return {key: _assemble(part, arrays) for key, part in space.spaces.items()}
-    if isinstance(space, Tuple):
-        return tuple(_assemble(part, arrays) for part in space.spaces)
-    return arrays.pop(0)
 
 
 class QuickDiscrete(Discrete):
@@ -120,6 +31,9 @@ class QuickDiscrete(Discrete):
     Gymnasium's environments assert `action_space.contains(action)` at every step; in Gymnasium 1.4 that
     assertion is a third of a whole CartPole step.
     """
+
+    _first: int
+    _last: int
 
     @classmethod
     def like(cls, space: Discrete) -> "QuickDiscrete":
@@ -146,7 +60,7 @@ def peel(environment: gymnasium.Env) -> tuple[gymnasium.Env, int | None]:
         if type(environment) is TimeLimit:
             steps = environment._max_episode_steps
             limit = steps if limit is None else min(limit, steps)
-        environment = environment.env
+        environment = environment.env  # type: ignore[attr-defined]
     return environment, limit
 
 
@@ -192,17 +106,19 @@ class HostEnvironments:
 
     def _build(self, make: Callable[[], gymnasium.Env], strict: bool | None) -> None:
         with _Guard(self):
-            for self._index in range(self.count):
+            for index in range(self.count):
+                self._index = index
                 self._environments.append(make())
         first = self._environments[0]
         if not isinstance(first, gymnasium.Env):
             raise BadInput(f"{self.name}: expected a gymnasium.Env, got {type(first).__name__}")
         peeled = [peel(environment) for environment in self._environments]
-        self._cores = [core for core, _ in peeled]
+        self._cores: list[Any] = [core for core, _ in peeled]
         self._limit = peeled[0][1]
         for core in self._cores:
-            if type(vars(core).get("action_space")) is Discrete:
-                core.action_space = QuickDiscrete.like(core.action_space)
+            space = vars(core).get("action_space")
+            if type(space) is Discrete:
+                core.action_space = QuickDiscrete.like(space)
         self._step_functions = [core.step for core in self._cores]
         self.observation_space: gymnasium.Space = first.observation_space
         self.action_space: gymnasium.Space = first.action_space
@@ -210,7 +126,7 @@ class HostEnvironments:
         check_supported(self.action_space, f"{self.name}: action space")
         if strict is None:
             strict = not type(first.unwrapped).__module__.startswith("gymnasium.envs.")
-        self._leaves = _leaves(self.observation_space, strict)
+        self._leaves = leaves_of(self.observation_space, strict)
         restorable = all(
             core is core.unwrapped and hasattr(core, "get_state") and hasattr(core, "set_state")
             for core in self._cores
@@ -225,8 +141,8 @@ class HostEnvironments:
         return self._calls, self._index
 
     def reset(self, seeds: Any | None = None, mask: NDArray[np.bool_] | None = None) -> Any:
-        """Begin new episodes where `mask` [B] is set (everywhere by default); all observations [B, ...] as
-        shown now.
+        """Begin new episodes where `mask` [B] is set (default: everywhere); returns all observations [B,
+        ...].
 
         `seeds` [B] belongs to the first reset only: Gymnasium's generators then run on from episode to
         episode.
@@ -239,10 +155,10 @@ class HostEnvironments:
         else:
             arrays = [leaf.get(self.observations).copy() for leaf in self._leaves]
         with _Guard(self, "reset"):
-            for self._index in indices:
-                seed = None if seeds is None else int(seeds[self._index])
-                observation, info = self._cores[self._index].reset(seed=seed)
-                _check_tree(self.observation_space, observation, "observation", self)
+            for index in indices:
+                self._index = index
+                seed = None if seeds is None else int(seeds[index])
+                observation, info = self._cores[index].reset(seed=seed)
                 self._store(arrays, observation)
                 if info or self._masks is not None:
                     self._take_mask(info)
@@ -251,7 +167,7 @@ class HostEnvironments:
             self._began[index] = self._steps
             self._over[index] = False
         self._oldest, self._any_over = min(self._began), bool(self._over.any())
-        self.observations = _assemble(self.observation_space, arrays)
+        self.observations = assemble(self.observation_space, arrays)
         return self.observations
 
     def step(self, actions: NDArray) -> tuple[Any, NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
@@ -278,7 +194,8 @@ class HostEnvironments:
         except (TypeError, ValueError):
             raise self._not_five(results) from None
         if self._masks is not None or any(infos):
-            for self._index, info in enumerate(infos):
+            for index, info in enumerate(infos):
+                self._index = index
                 self._take_mask(info)
         arrays = self._stack(observations)
         self._check(arrays)
@@ -288,7 +205,7 @@ class HostEnvironments:
             cut |= self._steps - np.array(self._began) >= self._limit
             self._any_over = True
         self._over = ended | cut
-        self.observations = _assemble(self.observation_space, arrays)
+        self.observations = assemble(self.observation_space, arrays)
         return self.observations, self._rewards(rewards), ended, cut
 
     def action_masks(self) -> NDArray[np.bool_] | None:
@@ -302,11 +219,11 @@ class HostEnvironments:
         self._closed = True
         try:
             with _Guard(self, "close"):
-                for self._index, environment in enumerate(self._environments):
+                for index, environment in enumerate(self._environments):
+                    self._index = index
                     environment.close()
         except EnvironmentFailure:
-            # What closing does wrong can neither spoil results nor be mended by the user's reading about it
-            # here.
+            # Results are safe by now, and there may already be an error on its way that matters more.
             pass
         finally:
             if self._watchdog is not None:
@@ -340,7 +257,7 @@ class HostEnvironments:
         self._masks = state["action_masks"].copy() if "action_masks" in state else None
         if "observation/0" in state:
             shown = [state[f"observation/{number}"].copy() for number in range(len(self._leaves))]
-            self.observations = _assemble(self.observation_space, shown)
+            self.observations = assemble(self.observation_space, shown)
         for index, core in enumerate(self._cores):
             prefix = f"environment/{index}/"
             inner = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
@@ -355,9 +272,7 @@ class HostEnvironments:
     # -- what is taken from an environment
 
     def _actions(self, actions: NDArray) -> list:
-        """`actions` [B, ...] as what the space's own `sample` yields: NumPy scalars, or arrays that may be
-        kept.
-        """
+        """`actions` [B, ...] as the space's own `sample` yields them: NumPy scalars, or arrays to keep."""
         if isinstance(self.action_space, (Dict, Tuple)):
             raise BadInput(
                 f"{self.name}: actions of {type(self.action_space).__name__} spaces are not supported"
@@ -365,9 +280,7 @@ class HostEnvironments:
         return list(np.array(actions, dtype=self.action_space.dtype))
 
     def _stack(self, observations: tuple) -> list[NDArray]:
-        """The observations of one step as arrays [B, ...]; the slow path finds out which environment is
-        wrong.
-        """
+        """The observations of one step as arrays [B, ...]; the slow path finds the environment that is wrong."""
         leaves = self._leaves
         try:
             parts = (
@@ -385,8 +298,8 @@ class HostEnvironments:
             ):
                 return arrays
         arrays = [np.empty((self.count, *leaf.shape), leaf.dtype) for leaf in leaves]
-        for self._index, observation in enumerate(observations):
-            _check_tree(self.observation_space, observation, "observation", self)
+        for index, observation in enumerate(observations):
+            self._index = index
             self._store(arrays, observation)
         return arrays
 
@@ -416,26 +329,12 @@ class HostEnvironments:
         raise AssertionError("a bad batch of results has a bad result")
 
     def _store(self, arrays: list[NDArray], observation: Any) -> None:
-        """Copy one environment's observation into the stacked arrays, refusing any other shape or dtype."""
+        """Copy one environment's observation into the stacked arrays, refusing any other structure or type."""
+        what = misfit(self.observation_space, observation)
+        if what is not None:
+            raise self._failure(self._index, what)
         for leaf, array in zip(self._leaves, arrays, strict=True):
-            value = leaf.get(observation)
-            if leaf.scalar:
-                if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                    if not (isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind in "iu"):
-                        raise self._failure(self._index, f"{leaf.name} is {value!r}; it must be an integer")
-                    value = int(value)
-            elif not isinstance(value, np.ndarray):
-                kind = type(value).__name__
-                raise self._failure(self._index, f"{leaf.name} is a {kind}; it must be a NumPy array")
-            elif value.shape != leaf.shape:
-                raise self._failure(
-                    self._index, f"{leaf.name} has shape {value.shape}, its space {leaf.shape}"
-                )
-            elif value.dtype != leaf.dtype:
-                raise self._failure(
-                    self._index, f"{leaf.name} has dtype {value.dtype}, its space {leaf.dtype}"
-                )
-            array[self._index] = value
+            array[self._index] = leaf.get(observation)
 
     def _check(self, arrays: list[NDArray]) -> None:
         for leaf, array in zip(self._leaves, arrays, strict=True):
@@ -478,9 +377,7 @@ class HostEnvironments:
 
 
 class _Guard:
-    """Marks a stretch of foreign code for the watchdog, and turns whatever it raises into an
-    `EnvironmentFailure`.
-    """
+    """A stretch of foreign code: watched, and whatever it raises becomes an `EnvironmentFailure`."""
 
     __slots__ = ("_owner",)
 
@@ -509,20 +406,3 @@ def _choices(space: gymnasium.Space) -> int | None:
     if isinstance(space, Discrete):
         return int(space.n)
     return int(space.nvec.sum()) if isinstance(space, MultiDiscrete) else None
-
-
-def _check_tree(space: gymnasium.Space, value: Any, name: str, owner: HostEnvironments) -> None:
-    if isinstance(space, Dict):
-        if not isinstance(value, dict) or set(value) != set(space.spaces):
-            got = sorted(value) if isinstance(value, dict) else type(value).__name__
-            keys = sorted(space.spaces)
-            raise owner._failure(owner._index, f"{name} is {got}; its space is a Dict of {keys}")
-        for key, inner in space.spaces.items():
-            _check_tree(inner, value[key], f"{name}[{key!r}]", owner)
-    elif isinstance(space, Tuple):
-        if not isinstance(value, tuple) or len(value) != len(space.spaces):
-            raise owner._failure(owner._index, f"{name} must be a tuple of {len(space.spaces)}")
-        for index, inner in enumerate(space.spaces):
-            _check_tree(inner, value[index], f"{name}[{index}]", owner)
-    elif isinstance(space, MultiBinary) and not isinstance(value, np.ndarray):
-        raise owner._failure(owner._index, f"{name} is a {type(value).__name__}; it must be a NumPy array")

@@ -1,10 +1,10 @@
 """From what a user names to an environment that can be run.
 
-    resolve("CartPole-v1")              Gymnasium's id: the compiled twin where there is one, else Gymnasium
-    itself resolve("gymnasium:CartPole-v1")    Gymnasium itself resolve("package.module:MyWorld")   a user's
-    own, of either kind; also "path/to/file.py:MyWorld" resolve("grid_world", noise=0.3)    a named finite
-    example resolve(object)                     a FiniteMDP, an environment of either kind, or a class or
-    factory of one
+    resolve("CartPole-v1")              Gymnasium's id: the compiled twin if there is one, else Gymnasium
+    resolve("gymnasium:CartPole-v1")    Gymnasium itself
+    resolve("package.module:MyWorld")   a user's own, of either kind; also "path/to/file.py:MyWorld"
+    resolve("grid_world", noise=0.3)    a named finite example
+    resolve(object)                     a FiniteMDP, an environment of either kind, or a factory of one
 
 Importing this module imports neither JAX nor any environment: both wait until one is asked for.
 """
@@ -96,8 +96,7 @@ class Resolved:
 
 
 def resolve(environment: Any, **options: Any) -> Resolved:
-    """The environment that is meant; `options` go to its constructor.  `BadInput` where there is none such.
-    """
+    """The environment that is meant; `options` go to its constructor.  `BadInput` if there is none such."""
     if isinstance(environment, Resolved):
         return environment
     if not isinstance(environment, str):
@@ -169,8 +168,7 @@ def _from_gymnasium(name: str, options: dict[str, Any], forced: bool = False) ->
 
 
 def _from_reference(reference: str, options: dict[str, Any]) -> Resolved:
-    """`module:Name` or `path/to/file.py:Name`; `module:Env-v0` imports the module, which registers that id.
-    """
+    """`module:Name` or `path/to/file.py:Name`; `module:Env-v0` imports the module that registers it."""
     where, _, name = reference.rpartition(":")
     module = _module(where, reference)
     if re.search(r"-v\d+$", name):
@@ -450,8 +448,7 @@ class Listed:
 
 
 def list_environments() -> list[Listed]:
-    """Every environment that has a name: twins, the newest version of each Gymnasium id, and the finite
-    examples.
+    """Every environment with a name: twins, the newest of each Gymnasium id, and the finite examples.
 
     Nothing is built, and neither JAX nor any environment is imported.
     """

@@ -31,8 +31,7 @@ def _backend(*arrays):
 
 
 def check_supported(space: gymnasium.Space, role: str = "observation space") -> None:
-    """Raise `BadInput` where `space`, or a space nested in it, is not one of `SUPPORTED`, or has no elements.
-    """
+    """Raise `BadInput` where `space`, or a space nested in it, is not one of `SUPPORTED`."""
     if isinstance(space, Dict):
         for key, inner in space.spaces.items():
             check_supported(inner, f"{role}[{key!r}]")
@@ -63,6 +62,7 @@ def flat_size(space: gymnasium.Space) -> int:
     if isinstance(space, Tuple):
         return sum(flat_size(inner) for inner in space.spaces)
     check_supported(space)
+    assert space.shape is not None
     return math.prod(space.shape)
 
 
@@ -70,8 +70,7 @@ def flatten(space: gymnasium.Space, observation: Any):
     """An observation as one float32 vector [*B, flat_size].
 
     Box and MultiBinary: their numbers in row-major order.  Discrete and MultiDiscrete: one-hot, counted from
-    `start`. Dict and Tuple: their parts in the space's own order.  `*B` are any leading axes of the
-    observation.
+    `start`.  Dict and Tuple: their parts in the space's own order.  `*B` are any leading axes.
     """
     if isinstance(space, Dict):
         parts = [flatten(inner, observation[key]) for key, inner in space.spaces.items()]
@@ -83,6 +82,7 @@ def flatten(space: gymnasium.Space, observation: Any):
     values = xp.asarray(observation)
     if isinstance(space, Discrete):
         return (values[..., None] == xp.arange(space.start, space.start + space.n)).astype(np.float32)
+    assert space.shape is not None
     leading = values.shape[: values.ndim - len(space.shape)]
     if isinstance(space, MultiDiscrete):
         values = (values - space.start).reshape((*leading, -1))
@@ -144,8 +144,7 @@ def to_json(space: gymnasium.Space) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> gymnasium.Space:
-    """The space that `to_json` described; `BadInput` for anything else.  Nothing in `data` is ever executed.
-    """
+    """The space that `to_json` described; `BadInput` for anything else.  Nothing in `data` is executed."""
     try:
         kind = data["kind"]
         if kind == "Box":

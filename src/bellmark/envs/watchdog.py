@@ -1,5 +1,4 @@
-"""A watchdog for host environments: a step that never returns becomes an error, not a run that hangs for
-ever.
+"""A watchdog for host environments: a step that never returns becomes an error, not a run that hangs.
 
 A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, it
 interrupts it: a signal in the main thread (which also ends a sleep or a read), an asynchronous exception in
@@ -20,19 +19,15 @@ import weakref
 from typing import Any, Protocol
 
 # Ignored by default and used by nobody in practice, so that owning it disturbs no program (SIGALRM would).
-SIGNAL = getattr(signal, "SIGURG", None)
+SIGNAL: int | None = getattr(signal, "SIGURG", None)
 
 
 class Hung(BaseException):
-    """Raised inside the guarded call.  Not an Exception: an environment's `except Exception` must not swallow
-    it.
-    """
+    """Raised inside the guarded call; no Exception, so that an `except Exception` there cannot swallow it."""
 
 
 class Guarded(Protocol):
-    """What the watchdog watches: `busy` during a call into foreign code, `beat` different for every such
-    call.
-    """
+    """What is watched: `busy` is set during calls into foreign code, `beat` differs from call to call."""
 
     busy: bool
 
@@ -61,7 +56,7 @@ class Watchdog:
         self._timeout, self._grace = timeout, grace
         self._thread_id = threading.get_ident()
         self._in_main = threading.current_thread() is threading.main_thread() and SIGNAL is not None
-        if self._in_main:
+        if self._in_main and SIGNAL is not None:
             signal.signal(SIGNAL, _on_signal)
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="bellmark-watchdog", daemon=True).start()
@@ -90,7 +85,7 @@ class Watchdog:
 
     def _interrupt(self, guarded: Guarded, beat: tuple[int, int]) -> None:
         global _condemned
-        if self._in_main:
+        if self._in_main and SIGNAL is not None:
             _condemned = (guarded, beat)
             signal.pthread_kill(self._thread_id, SIGNAL)
         else:

@@ -1,6 +1,4 @@
-"""Cut episodes after a number of steps.  A cut is a truncation, never a termination: learners bootstrap
-there.
-"""
+"""Cut episodes after a number of steps: a truncation, never a termination, so that learners bootstrap."""
 
 from typing import Any, NamedTuple
 
@@ -23,9 +21,7 @@ class Timed(NamedTuple):
 
 
 class TimeLimit(AbstractEnvironment):
-    """`environment`, truncated at its `limit`-th step; the step is also terminated where the environment says
-    so.
-    """
+    """`environment`, truncated at its `limit`-th step, which may be terminated as well."""
 
     environment: AbstractEnvironment
     limit: int = eqx.field(static=True)
