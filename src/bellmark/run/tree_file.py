@@ -338,9 +338,15 @@ def _restored(array: np.ndarray, slot: Slot, leaf: Any) -> Any:
         return array[()] if isinstance(leaf, np.generic) else array
     if slot.generator:
         value = jax.random.wrap_key_data(jnp.array(array), impl=slot.generator)
-    elif getattr(leaf, "weak_type", False) and array.ndim == 0 and np.isfinite(array):
-        # A leaf made by `jnp.asarray(0.0)` promotes differently from a float32: to JAX they are two types.
-        value = jnp.asarray(array.item())
+    elif getattr(leaf, "weak_type", False):
+        value = _weakly_typed(array)
     else:
         value = jnp.array(array)
     return jax.device_put(value, leaf.sharding) if getattr(leaf, "committed", False) else value
+
+
+def _weakly_typed(array: np.ndarray) -> Any:
+    """An array that promotes as `jnp.full(3, 0.0)` does: to JAX another type than float32."""
+    zero = {"f": 0.0, "i": 0, "c": 0j}.get(array.dtype.kind)
+    weak = None if zero is None else jnp.full(array.shape, zero)
+    return jnp.array(array) if weak is None or weak.dtype != array.dtype else weak.at[...].set(array)
