@@ -28,12 +28,13 @@ from bellmark.errors import BadInput, BellmarkError, DirectoryInUse, did_you_mea
 from bellmark.run import disk
 from bellmark.run.disk import write_atomic
 from bellmark.run.machine import machine, versions
-from bellmark.run.metrics import MetricsWriter, read_metrics
+from bellmark.run.metrics import MetricsWriter, last_numbers, read_metrics
 
 __all__ = [
     "FORMAT",
     "MetricsWriter",
     "RunDirectory",
+    "last_numbers",
     "list_runs",
     "machine",
     "read_metrics",

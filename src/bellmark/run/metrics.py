@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bellmark.errors import BellmarkError, CorruptFile
 from bellmark.run import disk
 
+_TAIL = 1 << 18
 _COLUMNS = {"iteration": np.int64, "step": np.int64, "seconds": np.float64}
 
 
@@ -125,6 +126,31 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
                 table[place, : len(values)] = np.array(values, np.float64)  # None becomes NaN
         columns[name] = table
     return columns
+
+
+def last_numbers(path: str | os.PathLike[str]) -> tuple[int, float | None]:
+    """The step of the last row (0 without one) and the newest return, as the mean over seeds that had one.
+
+    Only the end of the file is read; damage elsewhere goes unnoticed.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return 0, None
+    step = 0
+    for line in reversed(lines):
+        try:
+            row = _parsed(path, 0, line)
+        except CorruptFile:
+            continue  # the first line of the tail is seldom whole
+        step = max(step, row["step"])
+        returns = [value for value in row["metrics"].get("episode/return", ()) if value is not None]
+        if returns:
+            return step, sum(returns) / len(returns)
+    return step, None
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
