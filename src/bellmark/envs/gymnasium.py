@@ -280,7 +280,7 @@ class HostEnvironments:
         return list(np.array(actions, dtype=self.action_space.dtype))
 
     def _stack(self, observations: tuple) -> list[NDArray]:
-        """The observations of one step as arrays [B, ...]; the slow path finds the environment that is wrong."""
+        """The observations of one step as arrays [B, ...]; the slow path finds which one is wrong."""
         leaves = self._leaves
         try:
             parts = (
@@ -329,7 +329,7 @@ class HostEnvironments:
         raise AssertionError("a bad batch of results has a bad result")
 
     def _store(self, arrays: list[NDArray], observation: Any) -> None:
-        """Copy one environment's observation into the stacked arrays, refusing any other structure or type."""
+        """Copy one environment's observation into the stacked arrays, if it has the declared structure."""
         what = misfit(self.observation_space, observation)
         if what is not None:
             raise self._failure(self._index, what)

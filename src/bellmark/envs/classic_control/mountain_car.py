@@ -71,10 +71,11 @@ def draw(position: float, goal: float) -> np.ndarray:
         x, y = u * along[0] + v * across[0], u * along[1] + v * across[1]
         return float(position + x), height(position) + float(y)
 
-    body = [(-0.08, 0.03), (0.08, 0.03), (0.08, 0.062), (0.045, 0.068), (0.02, 0.1), (-0.04, 0.1), (-0.08,
-    0.065)] canvas.polygon([place(u, v) for u, v in body], BLUE) for u in (-0.045, 0.045):
-        canvas.circle(place(u, 0.026), 0.024, INK)
-        canvas.circle(place(u, 0.026), 0.009, GROUND)
+    canvas.line([place(-0.065, 0.055), place(0.065, 0.055)], 0.05, BLUE)
+    canvas.line([place(-0.028, 0.085), place(0.018, 0.085)], 0.05, BLUE)
+    for u in (-0.05, 0.05):
+        canvas.circle(place(u, 0.032), 0.028, INK)
+        canvas.circle(place(u, 0.032), 0.01, GROUND)
     return canvas.pixels()
 
 

@@ -13,7 +13,7 @@ from bellmark.types import Action, Key, Observation
 
 
 class ScaleAction(AbstractEnvironment):
-    """An action a in [-1, 1] is sent to the environment as low + (a + 1) / 2 · (high - low), per component."""
+    """An action a in [-1, 1] reaches the environment as low + (a + 1) / 2 · (high - low), per component."""
 
     environment: AbstractEnvironment
 
