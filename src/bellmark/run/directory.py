@@ -229,7 +229,10 @@ def _make(path: Path, may_exist: bool = True) -> None:
     """Make the folder, its parents and `checkpoints`, and prove that files can be written there."""
     created = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, "Not a directory") from None
         try:
             path.mkdir()
             created = True
