@@ -4,7 +4,7 @@ Axes, in the order in which they appear: `T` time (leads, always), `B` environme
 order carries no meaning, `A` actions.  `*B` stands for any number of leading axes, none included.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -69,8 +69,40 @@ class Episodes(eqx.Module):
 
 
 class Finished(eqx.Module):
-    """Episodes that ended in a rollout: where `mask` is set, their undiscounted return and length."""
+    """Episodes that ended in a rollout: where `mask` is set, their undiscounted return and length.
+
+    `broken_rewards` and `broken_observations` count the NaN and infinite ones that a compiled environment returned.
+    """
 
     mask: Bool[Array, "T B"]
     undiscounted_return: Float[Array, "T B"]
     length: Int[Array, "T B"]
+    broken_rewards: Int[Array, ""]
+    broken_observations: Int[Array, ""]
+
+
+class Policy(Protocol):
+    """What acts: `randomness(key, shape)` draws what the actions of `shape` need, `__call__` spends it."""
+
+    def randomness(self, key: Key, shape: tuple[int, ...]) -> PyTree: ...
+
+    def __call__(self, observation: Any, randomness: Any, mask: Any = None) -> tuple[Any, PyTree]: ...
+
+
+class Problem(Protocol):
+    """A decision problem as algorithms see it, compiled or on the host: the two are interchangeable."""
+
+    compiled: bool
+    budget: int
+
+    @property
+    def observation_space(self) -> Any: ...
+
+    @property
+    def action_space(self) -> Any: ...
+
+    def start(self, key: Key, count: int) -> Episodes: ...
+
+    def rollout(
+        self, policy: Any, episodes: Episodes, key: Key, length: int
+    ) -> tuple[Episodes, Rollout, Finished]: ...

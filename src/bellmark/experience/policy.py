@@ -8,6 +8,7 @@ a head.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -67,6 +68,16 @@ class Inputs(eqx.Module):
         features = self.raw(observation)
         return features if self.moments is None else self.moments.normalise(features)
 
+    def on_host(self) -> Callable[[Any], np.ndarray]:
+        """The same function of NumPy observations."""
+        space, moments = self.fixed.space, self.moments
+        plain = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32
+        raw = (lambda x: x) if plain else (lambda x: spaces.flatten(space, x))
+        if moments is None:
+            return raw
+        on_host = jax.tree.map(np.asarray, moments)
+        return lambda x: on_host.normalise(raw(x))
+
     def seen(self, observation: Observation) -> "Inputs":
         """The inputs after the observations of a rollout [T, B, …] were counted."""
         if self.moments is None:
@@ -96,15 +107,6 @@ class Inputs(eqx.Module):
         return MLP.start(size, hidden, outputs, key, activation=activation, last_scale=last_scale)
 
 
-def batched(network: MLP | Convolution, features: Array) -> Float[Array, "*B outputs"]:
-    """Apply a per-sample network over all leading axes of `features`, flattened to one."""
-    rank = 3 if isinstance(network, Convolution) else 1
-    lead = features.shape[: features.ndim - rank]
-    flat = features.reshape(-1, *features.shape[features.ndim - rank :])
-    outputs = jax.vmap(network)(flat)
-    return outputs.reshape(*lead, outputs.shape[-1])
-
-
 class StochasticPolicy(eqx.Module):
     """π(a|s) from inputs, a network and a head.
 
@@ -117,7 +119,7 @@ class StochasticPolicy(eqx.Module):
     head: Head
 
     def distribution(self, observation: Observation, mask: Array | None = None) -> Distribution:
-        return self.head.distribution(batched(self.network, self.inputs(observation)), mask)
+        return self.head.distribution(self.network(self.inputs(observation)), mask)
 
     def randomness(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B K"]:
         """The noise of `shape` actions, drawn in one call."""
@@ -126,7 +128,7 @@ class StochasticPolicy(eqx.Module):
     def __call__(
         self, observation: Observation, randomness: Array, mask: Array | None = None
     ) -> tuple[Action, Float[Array, "*B outputs"]]:
-        outputs = batched(self.network, self.inputs(observation))
+        outputs = self.network(self.inputs(observation))
         return self.head.act(outputs, randomness, mask), outputs
 
     def mode(self, observation: Observation, mask: Array | None = None) -> Action:
@@ -135,52 +137,36 @@ class StochasticPolicy(eqx.Module):
 
     def on_host(self) -> "HostPolicy | None":
         """The same policy on NumPy arrays; None where only the compiled one exists (images)."""
-        return HostPolicy.of(self) if isinstance(self.network, MLP) else None
+        return HostPolicy(self) if isinstance(self.network, MLP) else None
 
 
-_noise = jax.jit(lambda head, key, shape: head.noise(key, shape), static_argnums=2)
+_randomness = jax.jit(lambda policy, key, shape: policy.randomness(key, shape), static_argnums=2)
 
 
 class HostPolicy:
-    """A `StochasticPolicy` on NumPy arrays: twice the steps per second of a compiled call per step."""
+    """A policy on NumPy arrays: twice the steps per second of a compiled call per step.
 
-    def __init__(self, space: gymnasium.Space, moments: Any, forward: Any, head: Head, device_head: Head):
-        self._space = space
-        self._moments = moments
-        self._forward = forward
-        self._head = head
-        self._device_head = device_head
+    Only the random numbers come from JAX, a rollout's in one call: they are those that the compiled policy would use.
+    """
 
-    @staticmethod
-    def of(policy: StochasticPolicy) -> "HostPolicy":
-        moments = policy.inputs.moments
-        if moments is not None:
-            mean = np.asarray(moments.mean)
-            moments = (mean, np.sqrt(np.asarray(moments.variance) + np.float32(1e-8)))
-        head = jax.tree.map(np.asarray, policy.head)
+    def __init__(self, policy: StochasticPolicy):
         assert isinstance(policy.network, MLP)
-        return HostPolicy(policy.inputs.fixed.space, moments, policy.network.on_host(), head, policy.head)
+        self._policy = policy
+        self._features = policy.inputs.on_host()
+        self._forward = policy.network.on_host()
+        self._act = policy.head.on_host()
 
     def randomness(self, key: Key, shape: tuple[int, ...]) -> np.ndarray:
-        """All the noise of a rollout, [T, B, …], in one compiled call."""
-        return np.asarray(_noise(self._device_head, key, shape))
+        return np.asarray(_randomness(self._policy, key, shape))
 
     def __call__(
         self, observation, randomness: np.ndarray | float, mask: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Actions [B] and network outputs for observations [B, …]; `randomness` 0 gives the most probable ones."""
-        features = spaces.flatten(self._space, observation)
-        if self._moments is not None:
-            mean, deviation = self._moments
-            features = np.clip((features - mean) / deviation, -10.0, 10.0)
-        outputs = self._forward(features)
-        return self._head.act(outputs, randomness, mask), outputs
+        outputs = self._forward(self._features(observation))
+        return self._act(outputs, randomness, mask), outputs
 
 
 def value(network: MLP | Convolution, features: Array) -> Float[Array, "*B"]:
     """V(s) from a network with one output."""
-    return batched(network, features)[..., 0]
-
-
-def count_parameters(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree) if isinstance(leaf, jnp.ndarray))
+    return network(features)[..., 0]

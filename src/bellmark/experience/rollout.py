@@ -5,16 +5,17 @@ Environments never reset themselves; this is where it happens.  Everything rando
 the loop itself holds only the policy and the physics.
 """
 
-from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import gymnasium
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from bellmark.envs import spaces
 from bellmark.envs.base import AbstractEnvironment
-from bellmark.types import Episodes, Finished, Key, Metrics, Rollout, Transition
+from bellmark.types import Episodes, Finished, Key, Metrics, Observation, Policy, Rollout, Transition
 
 
 class CompiledProblem(eqx.Module):
@@ -22,7 +23,7 @@ class CompiledProblem(eqx.Module):
 
     environment: AbstractEnvironment
     budget: int = eqx.field(static=True)
-    compiled = True
+    compiled: ClassVar[bool] = True
 
     @property
     def observation_space(self) -> gymnasium.Space:
@@ -44,14 +45,14 @@ class CompiledProblem(eqx.Module):
         )
 
     def rollout(
-        self, policy: Callable, episodes: Episodes, key: Key, length: int
+        self, policy: Policy, episodes: Episodes, key: Key, length: int
     ) -> tuple[Episodes, Rollout, Finished]:
         """Go on with `episodes` for `length` steps under `policy`."""
         return rollout(self.environment, policy, episodes, key, length)
 
 
 def rollout(
-    environment: AbstractEnvironment, policy: Callable, episodes: Episodes, key: Key, length: int
+    environment: AbstractEnvironment, policy: Policy, episodes: Episodes, key: Key, length: int
 ) -> tuple[Episodes, Rollout, Finished]:
     """Step `B` environments `length` times; the transition keeps the true successor, the next step starts afresh."""
     count = episodes.length.shape[0]
@@ -93,10 +94,20 @@ def rollout(
             length=jnp.where(ended, 0, steps),
         )
         seen = Rollout(transition, remembered, episodes.action_mask)
-        return onward, (seen, Finished(ended, undiscounted_return, steps))
+        return onward, (seen, (ended, undiscounted_return, steps))
 
-    episodes, (data, finished) = jax.lax.scan(step, episodes, randomness)
+    episodes, (data, (ended, returns, lengths)) = jax.lax.scan(step, episodes, randomness)
+    transition = data.transition
+    finished = Finished(
+        ended, returns, lengths, count_broken(transition.reward), count_broken(transition.next_observation)
+    )
     return episodes, data, finished
+
+
+def count_broken(tree: Observation) -> Int[Array, ""]:
+    """How many numbers in `tree` are NaN or infinite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return sum((jnp.sum(~jnp.isfinite(leaf)) for leaf in leaves), jnp.array(0, jnp.int32))
 
 
 def episode_metrics(finished: Finished) -> Metrics:
@@ -114,4 +125,6 @@ def episode_metrics(finished: Finished) -> Metrics:
         "episode/return": average,
         "episode/return_std": spread,
         "episode/length": mean(finished.length.astype(jnp.float32)),
+        "broken/rewards": finished.broken_rewards,
+        "broken/observations": finished.broken_observations,
     }

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -27,8 +28,8 @@ class Moments(eqx.Module):
         return Moments(total, mean, squares / total)
 
     def normalise(self, x: Float[Array, "*N"], clip: float = 10.0) -> Float[Array, "*N"]:
-        """(x − mean)/σ, held within ±clip."""
-        return jnp.clip((x - self.mean) / jnp.sqrt(self.variance + 1e-8), -clip, clip)
+        """(x − mean)/σ, held within ±clip; of NumPy arrays when the moments are NumPy arrays."""
+        return ((x - self.mean) / (self.variance + np.float32(1e-8)) ** np.float32(0.5)).clip(-clip, clip)
 
     def scale(self, x: Float[Array, "*N"], clip: float = 10.0) -> Float[Array, "*N"]:
         """x/σ, held within ±clip: for rewards, whose sign must survive."""

@@ -20,7 +20,7 @@ def layers_for(height: int, width: int) -> tuple[tuple[int, int, int], ...]:
 
 
 class Convolution(eqx.Module):
-    """Convolutions with ReLU over one image [height, width, channels], flattened into an MLP."""
+    """Convolutions with ReLU over images [*B, height, width, channels], flattened into an MLP."""
 
     kernels: tuple[Float[Array, "k k in out"], ...]
     biases: tuple[Float[Array, " out"], ...]
@@ -53,11 +53,12 @@ class Convolution(eqx.Module):
         )
         return Convolution(tuple(kernels), tuple(biases), tuple(stride for _, _, stride in plan), tail)
 
-    def __call__(self, image: Float[Array, "height width channels"]) -> Float[Array, " outputs"]:
-        x = image[None]
+    def __call__(self, image: Float[Array, "*B height width channels"]) -> Float[Array, "*B outputs"]:
+        lead = image.shape[:-3]
+        x = image.reshape(-1, *image.shape[-3:])
         for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
             x = jax.lax.conv_general_dilated(
                 x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
             )
             x = jax.nn.relu(x + bias)
-        return self.tail(x.reshape(-1))
+        return self.tail(x.reshape(*lead, -1))

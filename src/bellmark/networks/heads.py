@@ -1,9 +1,11 @@
 """Heads: how a network's outputs become a distribution over an action space.
 
-A head says how many outputs it needs, turns outputs into a distribution of `bellmark.maths.distributions`, and can act
-from noise drawn beforehand, `act(outputs, noise)`, with JAX or with NumPy arrays alike: that is how a rollout draws
-its random numbers in one call, and how a host process acts without a compiled call per step.
+A head says how many outputs it needs, turns outputs into a distribution of `bellmark.maths.distributions`, and acts from
+noise drawn beforehand, `act(outputs, noise)`: that is how a rollout draws its random numbers in one call.  `on_host`
+gives `act` for NumPy arrays, so that a host process acts without a compiled call per step.
 """
+
+from collections.abc import Callable
 
 import equinox as eqx
 import gymnasium
@@ -16,11 +18,12 @@ from bellmark.errors import BadInput
 from bellmark.maths.distributions import MASKED, Categorical, Gaussian, MultiCategorical, mask_logits
 from bellmark.types import Key
 
+HostAct = Callable[[np.ndarray, np.ndarray | float, np.ndarray | None], np.ndarray]
+"""`act(outputs, noise, mask)` on NumPy arrays."""
 
-def _masked(logits, mask):
-    if mask is None:
-        return logits
-    return (np if isinstance(logits, np.ndarray) else jnp).where(mask, logits, np.float32(MASKED))
+
+def _masked_on_host(logits: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    return logits if mask is None else np.where(mask, logits, np.float32(MASKED))
 
 
 class CategoricalHead(eqx.Module):
@@ -42,7 +45,10 @@ class CategoricalHead(eqx.Module):
 
     def act(self, outputs, noise, mask=None):
         """A sample by the Gumbel-max trick, or the most probable action where `noise` is 0."""
-        return (_masked(outputs, mask) + noise).argmax(-1)
+        return jnp.argmax(mask_logits(outputs, mask) + noise, axis=-1)
+
+    def on_host(self) -> HostAct:
+        return lambda outputs, noise, mask: (_masked_on_host(outputs, mask) + noise).argmax(-1)
 
 
 class MultiCategoricalHead(eqx.Module):
@@ -63,10 +69,16 @@ class MultiCategoricalHead(eqx.Module):
         return jax.random.gumbel(key, (*shape, self.outputs))
 
     def act(self, outputs, noise, mask=None):
-        noisy = _masked(outputs, mask) + noise
-        ends = np.cumsum(self.sizes)
-        parts = [noisy[..., end - size : end] for size, end in zip(self.sizes, ends, strict=True)]
-        return (np if isinstance(noisy, np.ndarray) else jnp).stack([p.argmax(-1) for p in parts], axis=-1)
+        return MultiCategorical(mask_logits(outputs, mask) + noise, self.sizes).mode()
+
+    def on_host(self) -> HostAct:
+        cuts = np.cumsum(self.sizes)[:-1]
+
+        def act(outputs, noise, mask):
+            parts = np.split(_masked_on_host(outputs, mask) + noise, cuts, axis=-1)
+            return np.stack([part.argmax(-1) for part in parts], axis=-1)
+
+        return act
 
 
 class GaussianHead(eqx.Module):
@@ -87,8 +99,11 @@ class GaussianHead(eqx.Module):
         return jax.random.normal(key, (*shape, self.outputs))
 
     def act(self, outputs, noise, mask=None):
-        exp = np.exp if isinstance(outputs, np.ndarray) else jnp.exp
-        return outputs + exp(self.log_std) * noise
+        return outputs + jnp.exp(self.log_std) * noise
+
+    def on_host(self) -> HostAct:
+        deviation = np.exp(np.asarray(self.log_std))
+        return lambda outputs, noise, mask: outputs + deviation * noise
 
 
 Head = CategoricalHead | MultiCategoricalHead | GaussianHead

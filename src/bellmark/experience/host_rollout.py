@@ -1,0 +1,148 @@
+"""Host experience: `T` steps of `B` Gymnasium environments, stepped in Python, as the very arrays of a compiled rollout.
+
+The random numbers are drawn from the same keys by the same calls as in `bellmark.experience.rollout`, so a policy that
+meets the same observations takes the same actions, and learners cannot tell the two apart.
+"""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bellmark.envs import spaces
+from bellmark.envs.gymnasium import HostEnvironments
+from bellmark.types import Episodes, Finished, Key, Observation, Rollout, Transition
+
+
+class HostProblem(eqx.Module):
+    """Gymnasium environments as algorithms see them.
+
+    The environments keep their own state, so `Episodes.state` is None, or what they gave when asked if they offer
+    `get_state` and `set_state`.  `observation` and `mask` are what they showed after their first reset.
+    """
+
+    environments: HostEnvironments = eqx.field(static=True)
+    budget: int = eqx.field(static=True)
+    observation: Observation
+    mask: Any
+    state: Any
+    compiled: ClassVar[bool] = False
+
+    @staticmethod
+    def open(environments: HostEnvironments, budget: int, seed: int) -> "HostProblem":
+        """Reset the environments, for the first and only time with seeds."""
+        seeds = np.random.SeedSequence(seed).generate_state(environments.count)
+        observation = environments.reset(seeds=seeds & 0x7FFFFFFF)
+        state = environments.get_state() if environments.can_restore else None
+        return HostProblem(environments, budget, observation, environments.action_masks(), state)
+
+    @property
+    def observation_space(self) -> gymnasium.Space:
+        return self.environments.observation_space
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        return self.environments.action_space
+
+    def start(self, key: Key, count: int) -> Episodes:
+        """The episodes that `open` began."""
+        del key
+        assert count == self.environments.count
+        return Episodes(
+            state=self.state,
+            observation=jax.tree.map(jnp.asarray, self.observation),
+            action_mask=None if self.mask is None else jnp.asarray(self.mask),
+            undiscounted_return=jnp.zeros(count),
+            length=jnp.zeros(count, jnp.int32),
+        )
+
+    def captured(self, episodes: Episodes) -> Episodes:
+        """`episodes` with the environments' state as it is now, where they offer it: what a checkpoint keeps."""
+        state = self.environments.get_state() if self.environments.can_restore else None
+        return eqx.tree_at(lambda e: e.state, episodes, state, is_leaf=lambda x: x is None)
+
+    def restored(self, episodes: Episodes) -> Episodes:
+        """Go on with saved episodes where the environments can be put back; otherwise with the fresh ones."""
+        if not self.environments.can_restore:
+            return self.start(jax.random.key(0), self.environments.count)
+        self.environments.set_state(jax.tree.map(np.asarray, episodes.state))
+        return episodes
+
+    def rollout(
+        self, policy: Any, episodes: Episodes, key: Key, length: int
+    ) -> tuple[Episodes, Rollout, Finished]:
+        """Go on with `episodes` for `length` steps under `policy`."""
+        return host_rollout(self.environments, policy, episodes, key, length)
+
+
+class CompiledActor:
+    """A policy that has no NumPy form, called through one compiled function per shape."""
+
+    def __init__(self, policy: Any):
+        self._policy = policy
+
+    def randomness(self, key: Key, shape: tuple[int, ...]) -> Any:
+        return jax.tree.map(np.asarray, _randomness(self._policy, key, shape))
+
+    def __call__(self, observation, randomness, mask=None) -> tuple[np.ndarray, Any]:
+        return jax.tree.map(np.asarray, _act(self._policy, observation, randomness, mask))
+
+
+_act = eqx.filter_jit(lambda policy, observation, randomness, mask: policy(observation, randomness, mask))
+_randomness = eqx.filter_jit(lambda policy, key, shape: policy.randomness(key, shape))
+
+
+def actor_for(policy: Any) -> Any:
+    """The quickest way to act with `policy` on NumPy arrays."""
+    on_host = getattr(policy, "on_host", None)
+    return (on_host() if on_host is not None else None) or CompiledActor(policy)
+
+
+def host_rollout(
+    environments: HostEnvironments, policy: Any, episodes: Episodes, key: Key, length: int
+) -> tuple[Episodes, Rollout, Finished]:
+    """Step the environments `length` times; the transition keeps the true successor, the next step starts afresh."""
+    count = environments.count
+    actor = actor_for(policy)
+    action_space = environments.action_space
+    policy_key, _, _ = _split(key)
+    randomness = actor.randomness(policy_key, (length, count))
+    observation = environments.observations
+    mask = environments.action_masks()
+    undiscounted_return = np.array(episodes.undiscounted_return)
+    elapsed = np.array(episodes.length)
+    steps, ends = [], []
+    for t in range(length):
+        action, remembered = actor(observation, at(randomness, t), mask)
+        following, reward, terminated, truncated = environments.step(spaces.clip_action(action_space, action))
+        steps.append((observation, action, reward, terminated, truncated, following, remembered, mask))
+        ended = terminated | truncated
+        undiscounted_return = undiscounted_return + reward
+        elapsed = elapsed + 1
+        ends.append((ended, undiscounted_return, elapsed))
+        if ended.any():
+            following = environments.reset(mask=ended)
+            undiscounted_return = np.where(ended, np.float32(0), undiscounted_return)
+            elapsed = np.where(ended, np.int32(0), elapsed)
+        observation, mask = following, environments.action_masks()
+    *seen, remembered, masks = stacked(steps)
+    ended, returns, lengths = stacked(ends)
+    onward = Episodes(episodes.state, observation, mask, undiscounted_return, elapsed)
+    none = np.int32(0)  # host environments are checked step by step, and named when they break
+    return onward, Rollout(Transition(*seen), remembered, masks), Finished(ended, returns, lengths, none, none)
+
+
+def at(tree: Any, index: int) -> Any:
+    """The entries `index` of every array; the usual single array is spared the walk through a tree."""
+    return tree[index] if isinstance(tree, np.ndarray) else jax.tree.map(lambda x: x[index], tree)
+
+
+_split = jax.jit(lambda key: jax.random.split(key, 3))
+
+
+def stacked(rows: list) -> Any:
+    """A list of `T` equal trees as one tree of arrays [T, …]."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
