@@ -11,7 +11,9 @@ from bellmark.report.statistics import (
     bootstrap_band,
     bootstrap_interval,
     first_reach,
+    improvement_interval,
     interquartile_mean,
+    learning,
     mean,
     on_grid,
     probability_of_improvement,
@@ -202,6 +204,35 @@ def test_probability_of_improvement_by_hand():
     ours, theirs = np.random.default_rng(0).integers(9, size=(2, 15))
     statistic = scipy.stats.mannwhitneyu(ours, theirs).statistic
     assert probability_of_improvement(ours, theirs) == pytest.approx(statistic / (15 * 15))
+
+
+def test_improvement_interval_agrees_with_a_slow_bootstrap():
+    generator = np.random.default_rng(4)
+    ours, theirs = generator.normal(0.5, size=9), generator.normal(size=6)
+    slow = [
+        probability_of_improvement(generator.choice(ours, 9), generator.choice(theirs, 6))
+        for _ in range(4_000)
+    ]
+    measured = improvement_interval(ours, theirs, resamples=20_000)
+    np.testing.assert_allclose(measured, np.percentile(slow, [2.5, 97.5]), atol=0.03)
+    assert improvement_interval([2, 3], [0, 1]) == (1.0, 1.0)
+    assert np.isnan(improvement_interval([2], [0, 1])).all()
+
+
+def test_a_learning_curve_waits_for_half_of_the_seeds_and_follows_either_axis():
+    columns = {
+        "step": np.array([100, 200, 300, 400]),
+        "seconds": np.array([1.0, 2.0, 3.0, 4.0]),
+        "episode/return": np.array([[1, NAN, NAN, NAN], [1, 2, NAN, NAN], [1, 2, 9, 4], [1, 2, 9, 4]]),
+    }
+    curve = learning(columns)
+    np.testing.assert_array_equal(curve.position, columns["step"])
+    np.testing.assert_allclose(curve.centre, [NAN, 1.5, 3, 3])
+    np.testing.assert_array_equal(np.isnan(curve.low), [True, False, False, False])
+    assert curve.window == 100
+    np.testing.assert_array_equal(learning(columns, axis="seconds").position, columns["seconds"])
+    np.testing.assert_allclose(learning(columns, smoothing=0.5).seeds[2], [1, 2, 9, 4])
+    assert learning(columns, points=2).seeds.shape == (2, 4)
 
 
 def test_trailing_mean_weighs_by_episodes():

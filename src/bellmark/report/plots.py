@@ -115,14 +115,14 @@ def learning_curve(
         summary = ", interquartile mean with 95 % bootstrap band" if seeds > 1 else ""
         _title(
             figure,
-            f"{_algorithm(config['algorithm']['name'])} on {environment['id']}",
-            f"{_plural(seeds, 'seed')}{summary}, averaged over {_compact(curve.window)} steps",
+            f"{algorithm_title(config['algorithm']['name'])} on {environment['id']}",
+            f"{plural(seeds, 'seed')}{summary}, averaged over {compact(curve.window)} steps",
         )
         if seeds > 1:
             axes.plot(curve.position, curve.seeds, color=COLOURS[0], alpha=0.22, linewidth=0.8, zorder=2)
         _draw(axes, curve, COLOURS[0])
         _threshold(axes, curve.position, threshold)
-        _end_labels(axes, [(_last(curve), f"{_number(_last(curve)[1])}", COLOURS[0])], bold=True)
+        _end_labels(axes, [(_last(curve), f"{number(_last(curve)[1])}", COLOURS[0])], bold=True)
         axes.set_ylabel(_words(metric))
         _steps(axes, "environment steps per seed" if seeds > 1 else "environment steps")
         if not np.isfinite(curve.centre).any():
@@ -215,12 +215,12 @@ def evaluation_histogram(
         figure = _figure(8.0, 4.0)
         axes = figure.add_subplot()
         figure.subplots_adjust(left=0.085, right=0.965, top=0.81, bottom=0.13)
-        interval = f", 95 % interval {_number(low)} to {_number(high)}" if math.isfinite(low) else ""
+        interval = f", 95 % interval {number(low)} to {number(high)}" if math.isfinite(low) else ""
         _title(
             figure,
             title,
-            f"{_plural(len(returns), 'seed')}, {finite.size:,} episodes; interquartile mean of the seeds "
-            f"{_number(centre)}{interval}",
+            f"{plural(len(returns), 'seed')}, {finite.size:,} episodes; interquartile mean of the seeds "
+            f"{number(centre)}{interval}",
         )
         spread = float(np.ptp(finite))
         # Equal returns are common (a solved CartPole): one bar of a sensible width then.
@@ -238,7 +238,7 @@ def evaluation_histogram(
         if threshold is not None and axes.get_xlim()[0] - spread <= threshold <= axes.get_xlim()[1] + spread:
             axes.axvline(threshold, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
             axes.annotate(
-                f"threshold {_number(threshold)} ",
+                f"threshold {number(threshold)} ",
                 (threshold, 0.97),
                 xycoords=("data", "axes fraction"),
                 ha="right",
@@ -250,6 +250,18 @@ def evaluation_histogram(
         axes.yaxis.set_major_locator(_locator(5, integer=True))
         axes.set_xlabel("return of an episode; the ticks below are the seeds' means")
         return _save(figure, path)
+
+
+def picture_path(path: str | os.PathLike[str]) -> Path:
+    """The file that a picture will be written to, or `BadInput` saying why it cannot: ask before working."""
+    path = Path(path).expanduser()
+    if path.suffix.lower() not in FORMATS:
+        raise BadInput(f"cannot draw {path.name!r}; allowed endings: {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise BadInput(f"{path.parent} is not a folder; make it first, or name a file elsewhere")
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder; allowed: a file's name")
+    return path
 
 
 def _style():
@@ -269,9 +281,7 @@ def _figure(width: float, height: float):
 
 
 def _save(figure, path: str | os.PathLike[str]) -> Path:
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise BadInput(f"cannot draw {path.name!r}; allowed endings: {', '.join(FORMATS)}")
+    path = picture_path(path)
     content = io.BytesIO()
     kind = path.suffix.lower()[1:]
     # Without its date, the same run always gives the same bytes.
@@ -303,7 +313,7 @@ def _threshold(axes, position: np.ndarray, threshold: float | None, *, labelled:
     axes.axhline(threshold, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     if labelled:
         axes.annotate(
-            f"threshold {_number(threshold)}",
+            f"threshold {number(threshold)}",
             (0.01, threshold),
             xycoords=("axes fraction", "data"),
             # Below the line: above it is where the curves end up.
@@ -378,7 +388,7 @@ def _steps(axes, label: str, *, ticks: int = 6) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.xaxis.set_major_locator(_locator(ticks))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _compact(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     axes.margins(x=0)
     axes.set_xlim(left=0)
     axes.set_xlabel(label)
@@ -409,7 +419,7 @@ def _bins(values: np.ndarray) -> int:
     return int(np.clip(np.ptp(values) / width if width > 0 else 20, 5, 40))
 
 
-def _algorithm(name: str) -> str:
+def algorithm_title(name: str) -> str:
     """`ppo` as PPO, `q_learning` as Q learning."""
     if "_" not in name and (len(name) <= 5 or name == "reinforce"):
         return name.upper()
@@ -429,7 +439,7 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _compact(value: float) -> str:
+def compact(value: float) -> str:
     """1500000 as 1.5M, 20000 as 20k."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
@@ -437,7 +447,7 @@ def _compact(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """About four digits, a true minus sign."""
     if not math.isfinite(value):
         return "?"
@@ -445,9 +455,9 @@ def _number(value: float) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def _span(counts: Sequence[int]) -> str:
-    return _plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    return plural(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
