@@ -103,7 +103,7 @@ def learning_curve(
             max(1, len(chosen)),
             2 if chosen else 1,
             width_ratios=[3.6, 1] if chosen else None,
-            left=0.085,
+            left=0.1,
             right=0.965 if chosen else 0.91,
             top=0.83,
             bottom=0.115,
@@ -121,12 +121,16 @@ def learning_curve(
         if seeds > 1:
             axes.plot(curve.position, curve.seeds, color=COLOURS[0], alpha=0.22, linewidth=0.8, zorder=2)
         _draw(axes, curve, COLOURS[0])
-        _threshold(axes, curve.position, threshold)
-        _end_labels(axes, [(_last(curve), f"{number(_last(curve)[1])}", COLOURS[0])], bold=True)
-        axes.set_ylabel(_words(metric))
+        if np.isfinite(curve.centre).any():
+            _threshold(axes, curve.position, threshold)
+            _end_labels(axes, [(_last(curve), number(_last(curve)[1]), COLOURS[0])], bold=True)
+        else:
+            axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=GREY)
+            axes.set_yticks([])
+        _values(axes, _words(metric))
         _steps(axes, "environment steps per seed" if seeds > 1 else "environment steps")
         if not np.isfinite(curve.centre).any():
-            axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=GREY)
+            axes.set_xticks([])
         for index, name in enumerate(chosen):
             small = figure.add_subplot(grid[index, 1])
             detail = learning(columns, name, points=60)
@@ -164,7 +168,7 @@ def comparison(
         margin = 0.013 * max(len(run.label) for run in runs) * 8.0 / figure.get_figwidth() + 0.03
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         figure.subplots_adjust(
-            left=0.075 if len(shown) == 2 else 0.085,
+            left=0.08 if len(shown) == 2 else 0.1,
             right=1 - min(margin, 0.4),
             top=0.83,
             bottom=0.115,
@@ -184,7 +188,7 @@ def comparison(
                 _steps(panel, "environment steps per seed")
             else:
                 _steps(panel, "training seconds, all seeds together")
-        panels[0].set_ylabel(_words(metric))
+        _values(panels[0], _words(metric))
         ends = [
             (_last(curve), run.label, COLOURS[index % len(COLOURS)])
             for index, (run, curve) in enumerate(zip(runs, curves[shown[-1]], strict=True))
@@ -389,9 +393,19 @@ def _steps(axes, label: str, *, ticks: int = 6) -> None:
 
     axes.xaxis.set_major_locator(_locator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
-    axes.margins(x=0)
-    axes.set_xlim(left=0)
+    # A hair of room, so that 999,424 steps still show the tick of a million.
+    axes.set_xlim(0, 1.004 * max(axes.dataLim.x1, 1e-9) if math.isfinite(axes.dataLim.x1) else 1)
     axes.set_xlabel(label)
+
+
+def _values(axes, label: str) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axes.set_ylabel(label)
+    # Long numbers would push the label out of the picture.
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: compact(value) if abs(value) >= 10_000 else number(value))
+    )
 
 
 def _locator(count: int, *, integer: bool = False):
@@ -443,14 +457,16 @@ def compact(value: float) -> str:
     """1500000 as 1.5M, 20000 as 20k."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"
+            return f"{value / size:.3g}{suffix}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")
 
 
 def number(value: float) -> str:
     """About four digits, a true minus sign."""
     if not math.isfinite(value):
         return "?"
+    if 0 < abs(value) < 0.01:
+        return f"{value:.2g}".replace("-", "−")
     text = f"{value:,.{0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3}f}"
     return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
