@@ -15,7 +15,7 @@ from bellmark.mdp.model import FiniteMDP
 Outcome = tuple[float, int, float, bool]
 
 
-class FiniteEnv(gymnasium.Env[int, int]):
+class FiniteEnv(gymnasium.Env[Any, Any]):
     """Samples `mdp`: observations are state indices, actions are action indices.
 
     An episode ends on a transition flagged in `mdp.terminations`, or on entering a terminal state.
