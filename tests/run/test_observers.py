@@ -183,12 +183,11 @@ def test_wandb_is_offline_without_a_key(monkeypatch, tmp_path):
         summary={},
         finish=lambda exit_code: calls.append(exit_code),
     )
-    module = types.SimpleNamespace(
-        init=lambda **keywords: calls.append(keywords) or wandb_run, api=types.SimpleNamespace(api_key=None)
-    )
+    module = types.SimpleNamespace(init=lambda **keywords: calls.append(keywords) or wandb_run)
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
     observer = WandbObserver()
     observer.started({"directory": tmp_path, "seeds": [7], "steps": 5})
     observer.rows(ROWS[:1])

@@ -8,6 +8,7 @@ there.
 
 import contextlib
 import importlib
+import netrc
 import os
 import queue
 import threading
@@ -170,7 +171,8 @@ class WandbObserver:
             name=directory.name,
             dir=os.fspath(directory),
             config={name: value for name, value in info.items() if name != "directory"},
-            mode=os.environ.get("WANDB_MODE") or (None if self._has_key() else "offline"),
+            settings={"silent": True},  # the terminal belongs to the progress display
+            mode=os.environ.get("WANDB_MODE") or (None if _has_wandb_key() else "offline"),
         )
 
     def rows(self, rows: Sequence[Row]) -> None:
@@ -187,13 +189,6 @@ class WandbObserver:
         self._run.summary.update(plain)
         self._run.finish(exit_code=0 if outcome.get("state", "finished") == "finished" else 1)
 
-    def _has_key(self) -> bool:
-        if os.environ.get("WANDB_API_KEY"):
-            return True
-        with contextlib.suppress(Exception):
-            return bool(self._module.api.api_key)
-        return False
-
 
 OBSERVERS: dict[str, Callable[[], Observer]] = {"tensorboard": TensorBoardObserver, "wandb": WandbObserver}
 
@@ -208,6 +203,15 @@ def make_observers(names: str) -> list[Observer]:
         if name not in OBSERVERS:
             raise unknown("observer", name, OBSERVERS)
     return [OBSERVERS[name]() for name in wanted]
+
+
+def _has_wandb_key() -> bool:
+    """Whether Weights & Biases can be reached without asking: by the variable, or after `wandb login`."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    return False
 
 
 def _imported(package: str, name: str) -> Any:
