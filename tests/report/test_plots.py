@@ -212,6 +212,7 @@ def test_neither_matplotlib_nor_jax_is_imported_before_it_is_needed():
         (0.12345, "0.123"),
         (12_345.6, "12,346"),
         (NAN, "?"),
+        (-0.00025, "−0.00025"),
     ],
 )
 def test_numbers_read_well(value, text):

@@ -126,12 +126,26 @@ def test_what_fails_half_way_leaves_the_old_film(tmp_path, name):
 
 
 @needs_encoder
-def test_an_encoder_that_fails_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/bin/false")
-    with pytest.raises(BellmarkError, match=r"film.mp4 was not written: ") as caught:
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("exit 3", "the encoder ended with status 3"),
+        (
+            'for last; do :; done; head -c 900 > "$last"; echo one >&2; echo disk gone >&2; exit 1',
+            "disk gone",
+        ),
+        ("cat > /dev/null", "the encoder ended with status 0"),  # and made no file
+    ],
+)
+def test_an_encoder_that_fails_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, script, reason):
+    encoder = tmp_path / "encoder"
+    encoder.write_text(f"#!/bin/sh\n{script}\n")
+    encoder.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(encoder))
+    with pytest.raises(BellmarkError) as caught:
         write_video(drawn(30), tmp_path / "film.mp4")
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+    assert str(caught.value) == f"{tmp_path / 'film.mp4'} was not written: {reason}"
+    assert list(tmp_path.iterdir()) == [encoder]
 
 
 def test_bad_input_is_found_before_the_first_frame(tmp_path, monkeypatch):
