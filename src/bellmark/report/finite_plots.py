@@ -196,13 +196,12 @@ def draw_values(
     picture = np.full(layout.shape, np.nan)
     picture[layout.rows[drawn], layout.columns[drawn]] = values[drawn]
     colours = _colours(norm)
-    axes.imshow(
-        np.ma.masked_invalid(picture), cmap=colours, norm=norm, aspect="equal", interpolation="nearest"
-    )
+    masked = np.ma.masked_invalid(picture)
+    image = axes.imshow(masked, cmap=colours, norm=norm, aspect="equal", interpolation="nearest")
     _furnish(axes, layout)
     size = _font(axes, layout)
     labelled = _labelled(layout) and numbers
-    for state in np.flatnonzero(drawn) if labelled else ():
+    for state in np.flatnonzero(drawn).tolist() if labelled else ():
         place = int(layout.columns[state]), int(layout.rows[state])
         axes.text(
             *place, number(values[state]), **_centred, fontsize=size, color=_on(colours(norm(values[state])))
@@ -222,14 +221,17 @@ def draw_values(
                 alpha=0.8,
             )
         else:
-            axes.text(x, y, mark.replace("-", "−"), **_centred, fontsize=1.1 * size, color=colour)
+            lift = 0.27 if mark == "S" and not numbers else 0.0  # a route begins in the middle
+            axes.text(x, y - lift, mark.replace("-", "−"), **_centred, fontsize=1.1 * size, color=colour)
     if policy is not None and layout.directions and drawn.sum() <= MOST_ARROWS:
-        for state in np.flatnonzero(drawn & ~_ends(mdp)):
+        for state in np.flatnonzero(drawn & ~_ends(mdp)).tolist():
             best = int(policy[state])
             colour = _on(colours(norm(values[state])))
             for action in (ties or {}).get(int(state), (best,)):
                 pale = action != best or not numbers
                 _point(axes, layout, int(state), action, colour, pale, inner=not _labelled(layout))
+    if not labelled and numbers:
+        _bar(axes, image, "")
     axes.set_title(
         "Values and policy" if policy is not None else "Values", fontsize=10, color=INK, loc="left"
     )
@@ -272,9 +274,8 @@ def draw_action_values(
                 x + 0.315 * way[1],
                 y + 0.345 * way[0],
                 number(q),
-                ha="center",
-                va="center",
-                fontsize=size,
+                **_centred,
+                fontsize=size * min(1.0, 5.2 / len(number(q))),
                 color=_on(fills[-1]),
                 fontweight="bold" if chosen else "normal",
                 alpha=1.0 if chosen else 0.72,
@@ -317,6 +318,9 @@ def draw_route(axes: Axes, mdp: FiniteMDP, route: Sequence[int]) -> None:
     points = [(float(layout.columns[s]), float(layout.rows[s])) for s in route if layout.rows[s] >= 0]
     if len(points) < 2:
         return
+    # The last stretch stops short of the cell's middle, where the exit says what it pays.
+    (x, y), (right, down) = points[-1], np.subtract(points[-1], points[-2])
+    points[-1] = (x - 0.3 * float(np.sign(right)), y - 0.3 * float(np.sign(down)))
     width = min(4.0, 24.0 / max(layout.shape))
     xs, ys = zip(*points, strict=True)
     axes.plot(
@@ -441,9 +445,9 @@ def draw_profile(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
         )
     else:
         dots = axes.scatter(index, solution.values[index], s=size, c=actions, cmap=palette, linewidths=0)
-        bar = axes.figure.colorbar(dots, ax=axes, pad=0.01, fraction=0.03)
-        bar.set_label("best action (index)", fontsize=8, color=INK)
-        bar.ax.tick_params(labelsize=8)
+        bar = _bar(axes, dots, "best action")
+        ticks = np.linspace(used[0], used[-1], 6).round().astype(int)
+        bar.set_ticks(ticks, labels=[_short(mdp.actions[int(tick)]) for tick in ticks])
     _plain(axes, "Values by state, coloured by the best action", "state")
 
 
@@ -550,7 +554,7 @@ def _ends(mdp: FiniteMDP) -> NDArray[np.bool_]:
     ends[
         np.repeat(np.arange(len(ends)), np.diff(mdp.offsets))[~mdp.terminations & (mdp.probabilities > 0)]
     ] = False
-    settled = (ends.reshape(mdp.available.shape) | ~mdp.available).all(axis=1)
+    settled = np.asarray((ends.reshape(mdp.available.shape) | ~mdp.available).all(axis=1))
     return settled if mdp.num_actions > 1 else np.zeros_like(settled)
 
 
@@ -634,6 +638,15 @@ def _furnish(axes: Axes, layout: GridLayout) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_color("#d5d5cf")
+
+
+def _bar(axes: Axes, drawn: Any, label: str) -> Any:
+    """A slim colour bar beside the axes."""
+    bar = axes.figure.colorbar(drawn, ax=axes, pad=0.015, fraction=0.03)
+    bar.set_label(label, fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+    bar.outline.set_visible(False)
+    return bar
 
 
 def _plain(axes: Axes, title: str, x: str) -> None:
