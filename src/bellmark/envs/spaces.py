@@ -136,7 +136,9 @@ def to_json(space: gymnasium.Space) -> dict[str, Any]:
         sizes, start = space.nvec.tolist(), space.start.tolist()
         return {"kind": "MultiDiscrete", "sizes": sizes, "start": start, "dtype": space.dtype.name}
     if isinstance(space, MultiBinary):
-        return {"kind": "MultiBinary", "shape": list(space.shape)}
+        # 4 and [4] are different spaces to Gymnasium.
+        size = space.n if isinstance(space.n, int) else [int(n) for n in space.n]
+        return {"kind": "MultiBinary", "size": size}
     if isinstance(space, Dict):
         return {"kind": "Dict", "spaces": [[key, to_json(inner)] for key, inner in space.spaces.items()]}
     assert isinstance(space, Tuple)
@@ -156,7 +158,7 @@ def from_json(data: dict[str, Any]) -> gymnasium.Space:
         if kind == "MultiDiscrete":
             return MultiDiscrete(data["sizes"], dtype=np.dtype(data["dtype"]).type, start=data["start"])
         if kind == "MultiBinary":
-            return MultiBinary(data["shape"])
+            return MultiBinary(data["size"])
         if kind == "Dict":
             return Dict([(key, from_json(inner)) for key, inner in data["spaces"]])
         if kind == "Tuple":
