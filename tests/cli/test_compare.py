@@ -12,7 +12,7 @@ from PIL import Image
 from bellmark.cli.compare import main
 from bellmark.errors import BadInput
 from bellmark.report.plots import number
-from bellmark.report.statistics import bootstrap_interval, interquartile_mean
+from bellmark.report.statistics import interquartile_mean, interval
 from bellmark.run.directory import MetricsWriter, RunDirectory
 
 
@@ -60,7 +60,7 @@ def test_two_runs_are_drawn_and_their_table_is_right(tmp_path, capsys):
     make_run(tmp_path / "b", "reinforce", late=150.0)
     assert main(["a", "b"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    low, high = bootstrap_interval(300.0 + np.arange(4))
+    low, high = interval(300.0 + np.arange(4), interquartile_mean)
     header = ["run", "seeds", "return", "95 % interval", "seconds", "steps/s", "steps to 200"]
     assert re.split(r"  +", lines[0].strip()) == header
     # The smoothing window is one row, and the first half of the rows is at 10; 4 seeds × 20,000 steps in 2 s.

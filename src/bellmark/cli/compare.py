@@ -189,7 +189,7 @@ def _print(labels: list[str], runs: list[Compared], metric: str) -> None:
         seeds = run.columns[metric].shape[1]
         steps, seconds = float(run.columns["step"][-1]), float(run.columns["seconds"][-1])
         centre = statistics.interquartile_mean(statistics.mean(score) if score.ndim == 2 else score)
-        low, high = statistics.bootstrap_interval(score)
+        low, high = statistics.interval(score, statistics.interquartile_mean)
         row = [
             label,
             str(seeds),

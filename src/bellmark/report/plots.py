@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bellmark.errors import BadInput
-from bellmark.report.statistics import Learning, bootstrap_interval, interquartile_mean, learning, mean
+from bellmark.report.statistics import Learning, interquartile_mean, interval, learning, mean
 from bellmark.run.disk import write_atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#4D4D4D")
@@ -66,9 +66,7 @@ DIAGNOSTICS = ("entropy", "kl", "explained_variance", "loss/value", "loss/policy
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run as `comparison` draws it: `columns` are `step`, `seconds` `[rows]` and metrics `[rows,
-    seeds]`.
-    """
+    """One run as `comparison` draws it: `columns` as for `learning_curve`, the rest for labels and lines."""
 
     label: str
     columns: Mapping[str, np.ndarray]
@@ -214,17 +212,17 @@ def evaluation_histogram(
     if not finite.size:
         raise BadInput(f"returns {returns.shape} hold no finite number; allowed: one or more")
     scores = mean(returns)
-    centre, (low, high) = float(interquartile_mean(scores)), bootstrap_interval(returns)
+    centre, (low, high) = float(interquartile_mean(scores)), interval(returns, interquartile_mean)
     with _style():
         figure = _figure(8.0, 4.0)
         axes = figure.add_subplot()
         figure.subplots_adjust(left=0.085, right=0.965, top=0.81, bottom=0.13)
-        interval = f", 95 % interval {number(low)} to {number(high)}" if math.isfinite(low) else ""
+        sure = f", 95 % interval {number(low)} to {number(high)}" if math.isfinite(low) else ""
         _title(
             figure,
             title,
             f"{plural(len(returns), 'seed')}, {finite.size:,} episodes; interquartile mean of the seeds "
-            f"{number(centre)}{interval}",
+            f"{number(centre)}{sure}",
         )
         spread = float(np.ptp(finite))
         # Equal returns are common (a solved CartPole): one bar of a sensible width then.

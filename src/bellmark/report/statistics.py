@@ -4,8 +4,9 @@ A result is one number per seed; a handful of seeds is a small sample, so every 
 interval.
 
     interquartile_mean       the mean of the middle half: robust like a median, efficient like a mean
-    bootstrap_interval       resample seeds (and episodes within them), recompute, take percentiles
-    probability_of_improvement   how often a seed of one beats a seed of the other
+    interval                 resample seeds (and episodes within them), recompute, take percentiles
+    probability_of_improvement
+                             how often a seed of one beats a seed of the other
     learning                 noisy rows of metrics as one curve with a band, over steps or seconds
 
 Everywhere NaN means "nothing to say" (no episode ended): it is left out, never counted as zero, and where
@@ -57,15 +58,15 @@ def mean(values: ArrayLike) -> np.ndarray:
     return np.where(count > 0, np.where(present, values, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
 
 
-def bootstrap_interval(
+def interval(
     values: ArrayLike,
-    statistic: Statistic = interquartile_mean,
+    statistic: Statistic = mean,
     *,
     confidence: float = 0.95,
     resamples: int = 5_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The percentile bootstrap interval of `statistic` over seeds.
+    """The percentile bootstrap interval of `statistic`, here the mean, over seeds.
 
     `values` is `[seeds]`, or `[seeds, episodes]` for evaluation returns.  A seed's episodes are averaged (a
     policy's worth is an expectation, so its bad episodes must count in full) and `statistic` is taken over
@@ -75,8 +76,8 @@ def bootstrap_interval(
 
     A single seed without episodes says nothing about the spread: the interval is (NaN, NaN), as for no value
     at all.  A single seed with several episodes gets the interval of that one policy.  With few seeds a
-    percentile interval is somewhat too narrow: over ten normal seeds 93 of 100 such intervals hold the truth,
-    over five 91 (the tests repeat the first figure).
+    percentile interval is somewhat too narrow: over ten normal seeds 93 of 100 such intervals of the
+    interquartile mean hold the truth and 90 of the mean, over five 91 and 84 (the tests repeat the first two).
 
     Raises `BadInput` for other shapes, a confidence outside (0, 1) or fewer than one resample.
     """
@@ -86,7 +87,7 @@ def bootstrap_interval(
     _check(confidence, resamples)
     generator = np.random.default_rng(seed)
     if values.ndim == 1 or values.shape[1] == 1:
-        low, high = bootstrap_band(
+        low, high = band(
             values.reshape(1, -1), statistic, confidence=confidence, resamples=resamples, seed=seed
         )
         return float(low[0]), float(high[0])
@@ -111,9 +112,9 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def bootstrap_band(
+def band(
     curves: ArrayLike,
-    statistic: Statistic = interquartile_mean,
+    statistic: Statistic,
     *,
     confidence: float = 0.95,
     resamples: int = 2_000,
@@ -270,7 +271,7 @@ def learning(
     grid = np.linspace(position[0], position[-1], min(points, rows)) if rows else np.zeros(0)
     seeds = on_grid(position, trailing_mean(values, window, episodes), grid)
     enough = np.sum(~np.isnan(seeds), axis=1) * 2 >= max(1, seeds.shape[1])
-    low, high = bootstrap_band(np.where(enough[:, None], seeds, np.nan), resamples=1_000)
+    low, high = band(np.where(enough[:, None], seeds, np.nan), interquartile_mean, resamples=1_000)
     centre = np.where(enough, interquartile_mean(seeds), np.nan)
     averaged = window * (steps[-1] - steps[0]) / max(1, rows - 1) if rows > 1 else steps[-1] if rows else 0
     return Learning(grid, seeds, centre, low, high, round(float(averaged)))
