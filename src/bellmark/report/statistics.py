@@ -77,9 +77,9 @@ def interval(
     A single seed without episodes says nothing about the spread: the interval is (NaN, NaN), as for no value
     at all.  A single seed with several episodes gets the interval of that one policy.  With few seeds a
     percentile interval is somewhat too narrow: over ten normal seeds 93 of 100 such intervals of the
-    interquartile mean hold the truth and 90 of the mean, over five 91 and 84 (the tests repeat the first two).
+    interquartile mean hold the truth and 90 of the mean, over five 91 and 84 (the tests repeat the former).
 
-    Raises `BadInput` for other shapes, a confidence outside (0, 1) or fewer than one resample.
+    Raises: `BadInput` for other shapes, a confidence outside (0, 1) or fewer than one resample.
     """
     values = np.asarray(values, np.float64)
     if values.ndim not in (1, 2):
@@ -257,7 +257,7 @@ def learning(
     Each seed is averaged over the last `smoothing` share of the run's rows, episode by episode where the
     metric is about episodes, and read off at `points` even points; the summary is over seeds.
 
-    Raises `BadInput` for a metric or an axis that the run does not have.
+    Raises: `BadInput` for a metric or an axis that the run does not have.
     """
     if axis not in AXES:
         raise unknown("axis", axis, AXES)
