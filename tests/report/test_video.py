@@ -66,6 +66,18 @@ def test_a_gif_of_many_colours_is_near(tmp_path):
     assert np.abs(frames.astype(int) - original).mean() < allowed
 
 
+def test_neighbouring_colours_stay_apart_and_white_stays_white(tmp_path):
+    greys = np.arange(1, 256, dtype=np.uint8)[None, :, None].repeat(20, axis=0).repeat(3, axis=2)
+    write_video([greys, greys[:, ::-1]], tmp_path / "greys.gif", fps=10)
+    np.testing.assert_array_equal(read_gif(tmp_path / "greys.gif")[0], [greys, greys[:, ::-1]])
+    # More than 255 colours in all, but a background that must not be tinted by the others.
+    page = np.full((60, 60, 3), 255, np.uint8)
+    page[:20, :20] = np.random.default_rng(0).integers(200, 256, (20, 20, 3))
+    write_video([page], tmp_path / "page.gif")
+    frame = read_gif(tmp_path / "page.gif")[0][0]
+    assert (frame[20:] == 255).all()
+
+
 @pytest.mark.parametrize(
     ("fps", "shown"), [(12, range(50)), (30, [*range(0, 50, 2), 49]), (60, [*range(0, 50, 3), 49])]
 )
