@@ -61,3 +61,13 @@ def visited(mdp: FiniteMDP) -> NDArray[np.bool_]:
         count = now
         seen[successor[seen[owner]]] = True
     return seen
+
+
+def settled(mdp: FiniteMDP) -> NDArray[np.bool_]:
+    """bool [S]: where nothing is decided: terminal states, and exits, in which every action just ends."""
+    if mdp.terminations is None or mdp.num_actions == 1:
+        return mdp.terminal
+    goes_on = np.repeat(np.arange(mdp.available.size), np.diff(mdp.offsets))[mdp.continuation > 0.0]
+    ends = np.ones(mdp.available.size, np.bool_)
+    ends[goes_on] = False
+    return np.asarray(ends.reshape(mdp.available.shape).all(axis=1))

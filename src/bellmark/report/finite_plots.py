@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from bellmark.errors import BadInput
 from bellmark.mdp import FiniteMDP, GridLayout
-from bellmark.mdp.routes import likely_route, visited
+from bellmark.mdp.routes import likely_route, settled, visited
+from bellmark.report.numbers import number
 
 INK, FAINT, WALL, ROUTE = "#1f2933", "#8a94a0", "#4a4e56", "#c2410c"
 DIVERGING = LinearSegmentedColormap.from_list(
@@ -122,6 +123,7 @@ def route_figure(cases: Sequence[Case], columns: int | None = None, title: str =
 def animate_sweeps(
     mdp: FiniteMDP,
     sweeps: Sequence[NDArray[np.float64]],
+    discount: float,
     path: Path,
     most_frames: int = 48,
     seconds: float = 8.0,
@@ -147,9 +149,7 @@ def animate_sweeps(
             max(columns * cell + 0.3, 4.5), rows * cell + 0.7, (mdp.name, f"sweep {sweep + 1}"), dpi=90
         )
         axes = figure.add_subplot()
-        policy = np.where(mdp.available, backup(mdp, sweeps[sweep], mdp.discount or 0.99), -np.inf).argmax(
-            axis=1
-        )
+        policy = np.where(mdp.available, backup(mdp, sweeps[sweep], discount), -np.inf).argmax(axis=1)
         draw_values(axes, mdp, sweeps[sweep], policy, norm=norm)
         axes.set_title("", loc="left")
         canvas = figure.canvas
@@ -221,10 +221,12 @@ def draw_values(
                 alpha=0.8,
             )
         else:
-            lift = 0.27 if mark == "S" and not numbers else 0.0  # a route begins in the middle
-            axes.text(x, y - lift, mark.replace("-", "−"), **_centred, fontsize=1.1 * size, color=colour)
+            aside = 0.27 if mark == "S" and not numbers else 0.0  # a route begins in the middle
+            axes.text(
+                x - aside, y - aside, mark.replace("-", "−"), **_centred, fontsize=1.1 * size, color=colour
+            )
     if policy is not None and layout.directions and drawn.sum() <= MOST_ARROWS:
-        for state in np.flatnonzero(drawn & ~_ends(mdp)).tolist():
+        for state in np.flatnonzero(drawn & ~settled(mdp)).tolist():
             best = int(policy[state])
             colour = _on(colours(norm(values[state])))
             for action in (ties or {}).get(int(state), (best,)):
@@ -244,7 +246,7 @@ def draw_action_values(
     layout = _layout(mdp)
     drawn = (layout.rows >= 0) & visited(mdp)
     norm = _norm(_without_outliers(action_values[drawn]))
-    colours, ends = _colours(norm), _ends(mdp)
+    colours, ends = _colours(norm), settled(mdp)
     size = _font(axes, layout) * 0.74
     corners = {
         (-1, 0): ((-1, -1), (1, -1)),
@@ -347,7 +349,8 @@ def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
     """The proved interval around the value of the start, sweep by sweep."""
     lower, upper = _history(solution)
     start = mdp.initial_distribution
-    low, high = lower @ start, upper @ start
+    begins = start > 0.0
+    low, high = lower[:, begins] @ start[begins], upper[:, begins] @ start[begins]
     sweeps = np.arange(1, len(low) + 1)
     shown = np.isfinite(low) & np.isfinite(high)
     axes.fill_between(sweeps[shown], low[shown], high[shown], color="#7fc0b3", alpha=0.45, linewidth=0)
@@ -359,12 +362,13 @@ def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
     if shown.any():
         # The first bounds can be a thousand times wider than anything of interest.
         late = shown & (sweeps >= min(len(low), 1 + len(low) // 10))
-        spread = max(float((high - low)[late].max()), 1e-12)
+        spread = max(float((high - low)[late].max()), 2e-3 * max(abs(final), 1e-3))
         axes.set_ylim(
             final - 1.1 * min(spread, 4 * abs(final) + spread),
             final + 1.1 * min(spread, 4 * abs(final) + spread),
         )
     _plain(axes, "Value of the start between its bounds", "sweep")
+    axes.ticklabel_format(axis="y", useOffset=False)
     if len(low) > 0:
         axes.set_xlim(0.5, max(len(low), 2) + 0.5)
 
@@ -477,19 +481,6 @@ def picture_layout(mdp: FiniteMDP) -> GridLayout | None:
     return GridLayout(shape, rows, columns) if full else None
 
 
-def number(value: float) -> str:
-    """Two to four significant places, never −0, scientific only where it must be."""
-    size = abs(value)
-    if size < 5e-13:
-        return "0"
-    if size >= 1e5 or size < 1e-3:
-        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
-    if size >= 1000:
-        return f"{value:.0f}".replace("-", "−")
-    places = 1 if size >= 99.95 else 2 if size >= 0.095 else 3
-    return f"{value:.{places}f}".replace("-", "−")
-
-
 def save(figure: Figure, path: Path) -> Path:
     """Write the figure as PNG (or whatever the suffix says)."""
     figure.savefig(path, facecolor="white")
@@ -543,19 +534,6 @@ def _labelled(layout: GridLayout) -> bool:
 def _shows_triangles(mdp: FiniteMDP, layout: GridLayout) -> bool:
     cardinal = {(-1, 0), (0, 1), (1, 0), (0, -1)}
     return len(layout.directions) == 4 and set(layout.directions) == cardinal and _labelled(layout)
-
-
-def _ends(mdp: FiniteMDP) -> NDArray[np.bool_]:
-    """bool [S]: states in which nothing is decided: terminal ones, and exits, where every action just
-    ends."""
-    if mdp.terminations is None:
-        return mdp.terminal
-    ends = np.ones(len(mdp.offsets) - 1, np.bool_)
-    ends[
-        np.repeat(np.arange(len(ends)), np.diff(mdp.offsets))[~mdp.terminations & (mdp.probabilities > 0)]
-    ] = False
-    settled = np.asarray((ends.reshape(mdp.available.shape) | ~mdp.available).all(axis=1))
-    return settled if mdp.num_actions > 1 else np.zeros_like(settled)
 
 
 def _norm(values: NDArray[np.float64]) -> Normalize:
