@@ -1,1 +1,54 @@
-"""Bellmark: reinforcement learning measured against Bellman."""
+"""Bellmark: reinforcement learning measured against Bellman.
+
+    import bellmark as bm
+
+    solution = bm.solve(bm.examples.grid_world(noise=0.2), discount=0.9)     # exact, with proof
+    run = bm.train("ppo", "CartPole-v1", steps=100_000, seeds=10)            # learned, with a verdict
+    action = bm.load(run.directory)(observation)                             # NumPy in, NumPy out
+
+Everything is imported when it is first used: `import bellmark` takes milliseconds, and solving never imports JAX.
+"""
+
+import importlib
+
+from bellmark._version import __version__
+
+_WHERE = {
+    "FiniteMDP": "bellmark.mdp",
+    "examples": "bellmark.mdp",
+    "solve": "bellmark.algorithms.exact",
+    "evaluate_policy": "bellmark.algorithms.exact",
+    "optimality_gap": "bellmark.algorithms.exact",
+    "train": "bellmark.front",
+    "resume": "bellmark.front",
+    "evaluate": "bellmark.front",
+    "load": "bellmark.front",
+    "Run": "bellmark.front",
+    "PPO": "bellmark.algorithms.policy_gradient.ppo",
+    "Reinforce": "bellmark.algorithms.policy_gradient.reinforce",
+    "AbstractEnvironment": "bellmark.envs.base",
+    "Step": "bellmark.envs.base",
+    "check_environment": "bellmark.envs.checker",
+    "BadInput": "bellmark.errors",
+    "BellmarkError": "bellmark.errors",
+    "EnvironmentFailure": "bellmark.errors",
+    "NonFiniteLoss": "bellmark.errors",
+    "CorruptFile": "bellmark.errors",
+    "DirectoryInUse": "bellmark.errors",
+}
+"""Public name to the module that holds it."""
+
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module 'bellmark' has no attribute {name!r}; it offers {', '.join(sorted(_WHERE))}")
+    module = importlib.import_module(_WHERE[name])
+    value = getattr(module, name) if hasattr(module, name) else importlib.import_module(f"{module.__name__}.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,69 @@
+"""Algorithms by name.  Nothing here imports JAX until an algorithm is asked for."""
+
+import dataclasses
+import importlib
+import types
+import typing
+from typing import Any
+
+from bellmark.errors import BadInput, unknown
+
+ALGORITHMS = {
+    "ppo": "bellmark.algorithms.policy_gradient.ppo:PPO",
+    "reinforce": "bellmark.algorithms.policy_gradient.reinforce:Reinforce",
+}
+"""Name, as on the command line and in saved configurations, to `module:Class`."""
+
+
+def algorithm_class(name: str) -> type:
+    """The class of that name, or `BadInput` with the near miss."""
+    if name not in ALGORITHMS:
+        raise unknown("algorithm", name, ALGORITHMS)
+    module, class_name = ALGORITHMS[name].split(":")
+    return getattr(importlib.import_module(module), class_name)
+
+
+def make_algorithm(name: str, fields: dict[str, Any], base: Any = None) -> Any:
+    """An algorithm with these hyperparameters, the rest as in `base` or as the class has them.
+
+    Raises: `BadInput` naming a hyperparameter that does not exist or has the wrong type.
+    """
+    cls = algorithm_class(name)
+    hints = typing.get_type_hints(cls)
+    allowed = [field.name for field in dataclasses.fields(cls)]
+    for field in fields:
+        if field not in allowed:
+            raise unknown(f"hyperparameter of {name}", field, allowed)
+    values = {field: fitted(f"{name}'s {field}", value, hints[field]) for field, value in fields.items()}
+    return cls(**values) if base is None else dataclasses.replace(base, **values)
+
+
+def fields_of(algorithm: Any) -> dict[str, Any]:
+    """An algorithm's hyperparameters as plain data for a configuration."""
+    return {field.name: getattr(algorithm, field.name) for field in dataclasses.fields(algorithm)}
+
+
+def fitted(name: str, value: Any, annotation: Any) -> Any:
+    """`value` as the type `annotation`: whole floats pass as integers and lists as tuples; anything else is refused."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        members = typing.get_args(annotation)
+        if value is None and type(None) in members:
+            return None
+        annotation = next(member for member in members if member is not type(None))
+    if typing.get_origin(annotation) is typing.Literal:
+        if value not in typing.get_args(annotation):
+            raise unknown(name, str(value), typing.get_args(annotation))
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is bool and isinstance(value, bool):
+        return value
+    if annotation is int and number and value == int(value):
+        return int(value)
+    if annotation is float and number:
+        return float(value)
+    if annotation is str and isinstance(value, str):
+        return value
+    if typing.get_origin(annotation) is tuple and isinstance(value, list | tuple):
+        return tuple(fitted(name, item, typing.get_args(annotation)[0]) for item in value)
+    wanted = getattr(annotation, "__name__", str(annotation))
+    raise BadInput(f"{name} is {value!r}; a value of type {wanted} is allowed")

@@ -149,6 +149,8 @@ class HostPolicy:
     Only the random numbers come from JAX, a rollout's in one call: they are those that the compiled policy would use.
     """
 
+    zero_noise_is_mode = True
+
     def __init__(self, policy: StochasticPolicy):
         assert isinstance(policy.network, MLP)
         self._policy = policy

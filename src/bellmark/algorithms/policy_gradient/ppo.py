@@ -25,7 +25,7 @@ from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, divides, fraction, positive
 from bellmark.experience.minibatches import flatten, minibatch_indices, take
 from bellmark.experience.normalisation import RewardScale
-from bellmark.experience.policy import Inputs, StochasticPolicy, batched, value
+from bellmark.experience.policy import Inputs, StochasticPolicy, value
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import divergences, losses, means
 from bellmark.maths.returns import generalised_advantage
@@ -232,7 +232,7 @@ class PPO(AbstractLearner):
     def loss(self, networks: Networks, samples: Samples) -> tuple[Float[Array, ""], Metrics]:
         """What a minibatch descends: −surrogate + c_v · value error − c_h · entropy."""
         distribution = networks.head.distribution(
-            batched(networks.actor, samples.features), samples.action_mask
+            networks.actor(samples.features), samples.action_mask
         )
         log_prob = distribution.log_prob(samples.action)
         advantage = means.standardise(samples.advantage) if self.normalise_advantage else samples.advantage

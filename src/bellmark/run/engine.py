@@ -1,0 +1,217 @@
+"""What advances many seeds by some rows of metrics, then comes back to the host.
+
+    CompiledEngine    one program per seed, the whole loop inside it; seeds run side by side, one thread each
+    HostEngine        Gymnasium environments: collect in Python, update compiled
+
+Both give `advance(states, rows) -> (states, metrics)`, and neither lets the number of rows, or the other seeds, change a
+bit of any seed's result: a seed is always computed by the same program on arrays of the same shape.  On a CPU that is
+also the fastest way, for a thread keeps a core busy where a batched matrix product of ten small networks does not
+(`docs/decisions/0003-seeds-are-threads.md`); on an accelerator seeds are vmapped instead.
+"""
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bellmark.algorithms.base import AbstractAlgorithm, AbstractLearner
+from bellmark.experience.host_rollout import HostProblem
+from bellmark.experience.rollout import CompiledProblem
+from bellmark.run.machine import cores
+from bellmark.run.rows import average, weigh
+from bellmark.types import Episodes
+
+ROWS = 256
+"""At most this many rows come back at once: the size of the compiled loop's buffer."""
+
+Rows = dict[str, np.ndarray]
+"""Metrics by name, float64 [rows, seeds]."""
+
+
+class CompiledEngine:
+    """Seeds of one algorithm on one compiled environment."""
+
+    def __init__(
+        self, algorithm: AbstractAlgorithm, problem: CompiledProblem, seeds: Sequence[int], row_every: int
+    ):
+        self.algorithm, self.problem, self.row_every = algorithm, problem, row_every
+        self.seeds = list(seeds)
+        self.vectorised = jax.default_backend() != "cpu"
+        self.seconds = {"train": 0.0}
+        self.interruptible = False
+        self._pool = concurrent.futures.ThreadPoolExecutor(max(1, min(cores(), len(self.seeds))))
+        self._init = eqx.filter_jit(lambda problem, key: algorithm.init(problem, key))
+        self._program: Any = None
+
+    def template(self) -> list[Any]:
+        """The shapes of all states, without computing any."""
+        shape = eqx.filter_eval_shape(self._init, self.problem, jax.random.key(0))
+        return [shape for _ in self.seeds]
+
+    def start(self) -> list[Any]:
+        return [self._init(self.problem, jax.random.key(seed)) for seed in self.seeds]
+
+    def compile(self, states: list[Any]) -> None:
+        """Compile the training loop: the only compilation of the run, whatever the rows asked for later."""
+        arrays, static = eqx.partition(self.problem, eqx.is_array)
+        self._problem_arrays = arrays
+        step, row_every = self.algorithm.step, self.row_every
+
+        def loop(arrays, state, iterations):
+            problem = eqx.combine(arrays, static)
+            _, shapes = jax.eval_shape(step, problem, state)
+            sums = jax.tree.map(lambda x: jnp.zeros((), jnp.float32), weigh(shapes_to_zeros(shapes)))
+            row = average(sums)
+            buffer = jax.tree.map(lambda x: jnp.zeros((ROWS, *x.shape), jnp.float32), row)
+
+            def one(_, carry):
+                state, sums = carry
+                state, metrics = step(problem, state)
+                metrics = jax.tree.map(lambda x: x.astype(jnp.float32), weigh(metrics))
+                return state, jax.tree.map(jnp.add, sums, metrics)
+
+            def one_row(index, carry):
+                state, buffer = carry
+                length = jnp.minimum(row_every, iterations - index * row_every)
+                state, added = jax.lax.fori_loop(0, length, one, (state, sums))
+                row = average(added)
+                return state, jax.tree.map(lambda b, x: b.at[index].set(x), buffer, row)
+
+            rows = -(-iterations // row_every)
+            return jax.lax.fori_loop(0, rows, one_row, (state, buffer))
+
+        over_seeds = jax.vmap(loop, in_axes=(None, 0, None)) if self.vectorised else loop
+        sample = stack(states) if self.vectorised else states[0]
+        self._program = jax.jit(over_seeds, donate_argnums=1).lower(arrays, sample, jnp.int32(1)).compile()
+
+    def advance(self, states: list[Any], iterations: int) -> tuple[list[Any], Rows]:
+        """`iterations` more of every seed, at most ROWS rows of `row_every`; the last row may be shorter."""
+        began = time.perf_counter()
+        rows = -(-iterations // self.row_every)
+        assert 0 < rows <= ROWS
+        count = jnp.int32(iterations)
+
+        def run(state):
+            state, buffer = self._program(self._problem_arrays, state, count)
+            return state, jax.tree.map(np.asarray, buffer)
+
+        if self.vectorised:
+            state, buffer = run(stack(states))
+            states = [jax.tree.map(lambda x, i=i: x[i], state) for i in range(len(states))]
+            buffers = [jax.tree.map(lambda x, i=i: x[i], buffer) for i in range(len(states))]
+        else:
+            states, buffers = zip(*self._pool.map(run, states), strict=True)  # type: ignore[assignment]
+        self.seconds["train"] += time.perf_counter() - began
+        return list(states), {
+            name: np.stack([b[name][:rows] for b in buffers], axis=1).astype(np.float64)
+            for name in buffers[0]
+        }
+
+    def captured(self, states: list[Any]) -> list[Any]:
+        return states
+
+    def restored(self, states: list[Any]) -> list[Any]:
+        return states
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class HostEngine:
+    """Seeds of one learner on Gymnasium environments, one set of environments each, taken in turn."""
+
+    def __init__(
+        self,
+        algorithm: AbstractLearner,
+        problems: Sequence[HostProblem],
+        seeds: Sequence[int],
+        row_every: int,
+    ):
+        self.algorithm, self.problems, self.row_every = algorithm, list(problems), row_every
+        self.seeds = list(seeds)
+        self.seconds = {"collect": 0.0, "update": 0.0}
+        self.interruptible = False
+        self._init = eqx.filter_jit(lambda problem, key: algorithm.init(problem, key))
+        self._update = jax.jit(lambda state, data: algorithm.update(state, data))
+        self._in_flight: list[Any] | None = None
+
+    def template(self) -> list[Any]:
+        return [eqx.filter_eval_shape(self._init, p, jax.random.key(0)) for p in self.problems]
+
+    def start(self) -> list[Any]:
+        pairs = zip(self.problems, self.seeds, strict=True)
+        return [self._init(problem, jax.random.key(seed)) for problem, seed in pairs]
+
+    def compile(self, states: list[Any]) -> None:
+        """The update compiles with its first data."""
+
+    def advance(self, states: list[Any], iterations: int) -> tuple[list[Any], Rows]:
+        """`iterations` more of every seed.  An interrupt while environments are stepped leaves `states` valid."""
+        table = []
+        for first in range(0, iterations, self.row_every):
+            length = min(self.row_every, iterations - first)
+            results = [self._row(p, s, length) for p, s in zip(self.problems, states, strict=True)]
+            states = [state for state, _ in results]
+            table.append([row for _, row in results])
+        names = table[0][0]
+        return states, {
+            name: np.array([[row[name] for row in rows] for rows in table], np.float64) for name in names
+        }
+
+    def _row(self, problem: HostProblem, state: Any, iterations: int) -> tuple[Any, dict[str, float]]:
+        sums: Any = None
+        for _ in range(iterations):
+            began = time.perf_counter()
+            self.interruptible = True
+            state, data = self.algorithm.collect(problem, state)
+            self.interruptible = False
+            collected = time.perf_counter()
+            state, metrics = self._update(state, data)
+            added = _weigh(metrics)
+            sums = added if sums is None else jax.tree.map(lambda a, b: a + b, sums, added)
+            sums = jax.block_until_ready(sums)
+            self.seconds["collect"] += collected - began
+            self.seconds["update"] += time.perf_counter() - collected
+        return state, {name: float(value) for name, value in _average(sums).items()}
+
+    def captured(self, states: list[Any]) -> list[Any]:
+        return [_episodes(p.captured, s) for p, s in zip(self.problems, states, strict=True)]
+
+    def restored(self, states: list[Any]) -> list[Any]:
+        return [_episodes(p.restored, s) for p, s in zip(self.problems, states, strict=True)]
+
+    @property
+    def restorable(self) -> bool:
+        return all(problem.environments.can_restore for problem in self.problems)
+
+    def close(self) -> None:
+        for problem in self.problems:
+            problem.environments.close()
+
+
+Engine = CompiledEngine | HostEngine
+
+_weigh = jax.jit(weigh)
+_average = jax.jit(average)
+
+
+def stack(states: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+
+
+def shapes_to_zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+
+def _episodes(change: Callable[[Episodes], Episodes], state: Any) -> Any:
+    """`state` with `change` applied to the episodes in flight, wherever the algorithm keeps them."""
+    return jax.tree.map(
+        lambda x: change(x) if isinstance(x, Episodes) else x,
+        state,
+        is_leaf=lambda x: isinstance(x, Episodes),
+    )
