@@ -104,7 +104,7 @@ class TestLayout:
 
     def test_one_seed_shows_the_spread_over_its_episodes(self):
         view = View(returns=(20.0,), return_std=3.0, moving=True)
-        assert "return   20.0 ± 3" in [line.plain for line in view_lines(view, 0.0, 80)]
+        assert "return   20.0 ± 3.0" in [line.plain for line in view_lines(view, 0.0, 80)]
 
     def test_compiling_shows_that_time_passes(self):
         view = View(title="ppo", phase="compiling the training loop", phase_began=100.0)
@@ -256,6 +256,20 @@ class TestDisplay:
         with pytest.raises(ZeroDivisionError):
             fail()
         assert stream.getvalue().rindex("\x1b[?25h") > stream.getvalue().rindex("\x1b[?25l")
+
+    def test_a_narrower_terminal_is_cleaned_of_the_lines_that_it_folded(self):
+        console = Console(file=Terminal(), width=80, height=20, force_terminal=True)
+        progress = Display(console)
+        progress.started("ppo on CartPole-v1", "", 2, 4000)
+        progress.update(1000, 1.0, 1.0, [1.0, 2.0])
+        progress._live.stop()
+        progress._live.start(True)
+        wide = [line.cell_len for line in progress._frame().renderables]
+        console.width = 40
+        progress._frame()
+        assert progress._live._live_render._shape == (40, sum(-(-cells // 40) for cells in wide))
+        assert max(line.cell_len for line in progress._frame().renderables) <= 40
+        progress.close()
 
     def test_updates_cost_less_than_a_millisecond(self):
         progress = Display(Console(file=Terminal(), width=80))

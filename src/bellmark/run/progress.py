@@ -153,6 +153,7 @@ class Display:
         self._console = console
         self._recorder = _Recorder(clock)
         self._live: Live | None = None
+        self._drawn: list[int] = []
 
     def started(self, title: str, note: str, seeds: int, steps: int) -> None:
         self._recorder.start(title, note, seeds, steps)
@@ -215,7 +216,19 @@ class Display:
     def _frame(self) -> Group:
         width = self._console.width
         unicode = self._console.encoding.startswith("utf")
-        return Group(*view_lines(self._recorder.view, self._recorder.clock(), width, unicode))
+        lines = view_lines(self._recorder.view, self._recorder.clock(), width, unicode)
+        if self._drawn and width < max(self._drawn):
+            self._count_folded_rows(width)
+        self._drawn = [line.cell_len for line in lines]
+        return Group(*lines)
+
+    def _count_folded_rows(self, width: int) -> None:
+        """A terminal that became narrower has folded the last frame's lines: Rich must erase more rows."""
+        rows = sum(max(1, math.ceil(cells / width)) for cells in self._drawn)
+        render: Any = getattr(self._live, "_live_render", None)
+        # Not public.  Where Rich has changed, a remnant stays on the screen, and nothing else happens.
+        if getattr(render, "_shape", None) is not None:
+            render._shape = (width, rows)
 
     def _quietly(self, call: Callable[..., Any], *arguments: Any) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -155,9 +155,12 @@ def _numbers(view: View, width: int, unicode: bool) -> list[Text]:
 
 def _return(view: View, plus_minus: str) -> str:
     """The mean and its spread: over the seeds, or over the episodes where there is one seed."""
-    mean = number(statistics.fmean(view.returns))
+    mean = statistics.fmean(view.returns)
     spread = statistics.stdev(view.returns) if len(view.returns) > 1 else view.return_std
-    return mean if spread is None or not math.isfinite(spread) else f"{mean} {plus_minus} {number(spread)}"
+    if spread is None or not math.isfinite(spread):
+        return number(mean)
+    same_digits = 10 <= abs(mean) < 1000 and spread < 1000
+    return f"{number(mean)} {plus_minus} {f'{spread:.1f}' if same_digits else number(spread)}"
 
 
 def _bar(view: View, width: int, unicode: bool) -> Text:
