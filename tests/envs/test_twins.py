@@ -242,8 +242,9 @@ def test_initial_states_have_the_same_distribution(name):
             np.testing.assert_array_equal(ours[:, component], theirs[0, component])
             continue
         assert stats.ks_2samp(ours[:, component], theirs[:, component]).pvalue > 1e-3, component
-    np.testing.assert_allclose(ours.min(0), theirs.min(0), atol=0.02)
-    np.testing.assert_allclose(ours.max(0), theirs.max(0), atol=0.02)
+    # A Kolmogorov-Smirnov test hardly sees the ends of a range.
+    assert (np.abs(ours.min(0) - theirs.min(0)) <= 0.01 * np.ptp(theirs, axis=0)).all()
+    assert (np.abs(ours.max(0) - theirs.max(0)) <= 0.01 * np.ptp(theirs, axis=0)).all()
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,15 +1,21 @@
 """A watchdog for host environments: a step that never returns becomes an error, not a run that hangs.
 
-A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, it
-interrupts it: a signal in the main thread (which also ends a sleep or a read), an asynchronous exception in
-any other.  Code that cannot be interrupted, such as a loop inside a C library, gets a few seconds' grace;
-then the process prints the same line and exits with status 1, because nothing in Python can take control back
-from it.
+A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, three things
+are tried in turn:
 
-The guarded code pays two attribute writes per step and never reads a clock.
+1. It is interrupted: by a signal in the main thread (which also ends a sleep or a read), by an asynchronous
+   exception in any other.
+2. Code that cannot be interrupted, such as a loop inside a C library, gets a few seconds' grace; then the process
+   prints the same line and exits with status 1, because nothing in Python can take control back from it.
+3. C code that also keeps Python's lock stops this very thread.  For that case a timer outside the interpreter
+   (`faulthandler`'s) is wound up anew at every look; when it runs down it prints where everything stands and exits
+   with status 1.  It is long, because it also runs while a shell has suspended the process.
+
+The guarded code pays a few attribute writes per step and never reads a clock.
 """
 
 import ctypes
+import faulthandler
 import os
 import signal
 import sys
@@ -20,6 +26,8 @@ from typing import Any, Protocol
 
 # Ignored by default and used by nobody in practice, so that owning it disturbs no program (SIGALRM would).
 SIGNAL: int | None = getattr(signal, "SIGURG", None)
+GRACE = 5.0
+LAST_RESORT = 900.0
 
 
 class Hung(BaseException):
@@ -51,37 +59,47 @@ def _on_signal(number, frame) -> None:
 class Watchdog:
     """Interrupts `guarded`'s calls, made from the thread that constructs this, after `timeout` seconds."""
 
-    def __init__(self, guarded: Guarded, timeout: float, grace: float = 5.0):
+    def __init__(self, guarded: Guarded, timeout: float):
         self._guarded = weakref.ref(guarded)
-        self._timeout, self._grace = timeout, grace
+        self._timeout, self._grace = timeout, min(GRACE, timeout)
+        self._look_every = min(1.0, timeout / 10)
         self._thread_id = threading.get_ident()
         self._in_main = threading.current_thread() is threading.main_thread() and SIGNAL is not None
         if self._in_main and SIGNAL is not None:
             signal.signal(SIGNAL, _on_signal)
         self._closed = threading.Event()
-        threading.Thread(target=self._watch, name="bellmark-watchdog", daemon=True).start()
+        self._thread = threading.Thread(target=self._watch, name="bellmark-watchdog", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         self._closed.set()
 
     def _watch(self) -> None:
-        seen, since = (-1, -1), time.monotonic()
-        interrupted = False
-        while not self._closed.wait(min(1.0, self._timeout / 10)):
-            guarded = self._guarded()
-            if guarded is None:
-                return
-            beat, now = guarded.beat, time.monotonic()
-            if not guarded.busy or beat != seen:
-                seen, since, interrupted = beat, now, False
-            elif not interrupted and now - since > self._timeout:
-                interrupted, since = True, now
-                self._interrupt(guarded, beat)
-            elif interrupted and now - since > self._grace:
-                print(f"bellmark: {guarded.describe_hang()}", file=sys.stderr, flush=True)
-                _kill_children()
-                os._exit(1)
-            del guarded
+        seen, waited, looked, interrupted = (-1, -1), 0.0, time.monotonic(), False
+        try:
+            while not self._closed.wait(self._look_every):
+                guarded = self._guarded()
+                if guarded is None:
+                    return
+                if sys.__stderr__ is not None:
+                    faulthandler.dump_traceback_later(LAST_RESORT, exit=True, file=sys.__stderr__)
+                now = time.monotonic()
+                if not guarded.busy or guarded.beat != seen:
+                    seen, waited, interrupted = guarded.beat, 0.0, False
+                else:
+                    # Time during which the whole process was suspended is nobody's hang.
+                    waited += min(now - looked, 2 * self._look_every)
+                looked = now
+                if not interrupted and waited > self._timeout:
+                    interrupted, waited = True, 0.0
+                    self._interrupt(guarded, seen)
+                elif interrupted and waited > self._grace:
+                    print(f"bellmark: {guarded.describe_hang()}", file=sys.stderr, flush=True)
+                    _kill_children()
+                    os._exit(1)
+                del guarded
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def _interrupt(self, guarded: Guarded, beat: tuple[int, int]) -> None:
         global _condemned
