@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bellmark.cli.arguments import Parser
-from bellmark.run.machine import compilation_cache, cores, installed, machine, memory_bytes, versions
+from bellmark.run.compilation import cache_directory
+from bellmark.run.machine import cores, installed, machine, memory_bytes, versions
 
 GIVES = {
     "video": "bellmark watch: MP4 and GIF of an agent",
@@ -87,7 +88,7 @@ def _jax() -> dict[str, str]:
     devices = ", ".join(f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices())
     if int(jax.jit(lambda x: x + 1)(1)) != 2:
         raise ArithmeticError("a compiled 1 + 1 is not 2")
-    folder = compilation_cache()
+    folder = cache_directory()
     files = [path for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
     size = sum(path.stat().st_size for path in files) / 1e6
     return {"devices": devices, "compilation cache": f"{folder} ({len(files)} files, {size:.1f} MB)"}
@@ -114,7 +115,7 @@ def _numba() -> dict[str, str]:
 
 def _files(problems: list[str]) -> dict[str, str]:
     found = {}
-    for name, folder in {"runs": Path("runs").absolute(), "compilation cache": compilation_cache()}.items():
+    for name, folder in {"runs": Path("runs").absolute(), "compilation cache": cache_directory()}.items():
         problem = _write_problem(folder)
         found[name] = f"{folder}: " + (problem or "can be written to")
         if problem and name == "runs":

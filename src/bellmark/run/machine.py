@@ -62,18 +62,6 @@ def memory_bytes() -> int | None:
     return min(physical, limit)
 
 
-def compilation_cache() -> Path:
-    """Where compiled training loops are kept for the next process.
-
-    JAX_COMPILATION_CACHE_DIR if that is set, else `bellmark/compiled` in the user's cache folder.
-    """
-    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if given:
-        return Path(given).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "bellmark" / "compiled"
-
-
 def _processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
