@@ -94,6 +94,7 @@ class Problem(Protocol):
 
     compiled: bool
     budget: int
+    time_limit: int | None
 
     @property
     def observation_space(self) -> Any: ...

@@ -26,18 +26,21 @@ class HostProblem(eqx.Module):
 
     environments: HostEnvironments = eqx.field(static=True)
     budget: int = eqx.field(static=True)
+    time_limit: int | None = eqx.field(static=True)
     observation: Observation
     mask: Any
     state: Any
     compiled: ClassVar[bool] = False
 
     @staticmethod
-    def open(environments: HostEnvironments, budget: int, seed: int) -> "HostProblem":
+    def open(
+        environments: HostEnvironments, budget: int, time_limit: int | None, seed: int
+    ) -> "HostProblem":
         """Reset the environments, for the first and only time with seeds."""
         seeds = np.random.SeedSequence(seed).generate_state(environments.count)
         observation = environments.reset(seeds=seeds & 0x7FFFFFFF)
         state = environments.get_state() if environments.can_restore else None
-        return HostProblem(environments, budget, observation, environments.action_masks(), state)
+        return HostProblem(environments, budget, time_limit, observation, environments.action_masks(), state)
 
     @property
     def observation_space(self) -> gymnasium.Space:

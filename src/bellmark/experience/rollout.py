@@ -23,6 +23,7 @@ class CompiledProblem(eqx.Module):
 
     environment: AbstractEnvironment
     budget: int = eqx.field(static=True)
+    time_limit: int | None = eqx.field(static=True)
     compiled: ClassVar[bool] = True
 
     @property

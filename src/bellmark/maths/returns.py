@@ -8,7 +8,7 @@ construction: at a truncation the recursion stops and bootstraps from the value 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from bellmark.types import Scalar
 
@@ -104,3 +104,21 @@ def generalised_advantage(
     decay = discount * trace_decay * unbroken
     _, advantage = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, decay), reverse=True)
     return advantage
+
+
+def episode_start(
+    unbroken: Float[Array, "T *B"], fresh: Bool[Array, "*B"]
+) -> Int[Array, "T *B"]:
+    """The time at which each step's episode began, -1 where that was before the data.
+
+    `fresh` says which episodes begin at time 0; all others that are under way then began earlier.
+    """
+    steps = unbroken.shape[0]
+    time = jnp.arange(steps).reshape(steps, *(1,) * (unbroken.ndim - 1))
+    begins = jnp.concatenate([fresh[None], unbroken[:-1] == 0])
+    return jax.lax.cummax(jnp.where(begins, time, -1), axis=0)
+
+
+def episode_completes(unbroken: Float[Array, "T *B"]) -> Bool[Array, "T *B"]:
+    """Whether each step's episode ends within the data."""
+    return jax.lax.cummax((unbroken == 0).astype(jnp.int32), axis=0, reverse=True) > 0

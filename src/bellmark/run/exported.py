@@ -105,6 +105,7 @@ class _Spaces(eqx.Module):
 
     spaces: Any = eqx.field(static=True)
     budget: int = 1
+    time_limit: int | None = 1
     compiled = True
 
     @property

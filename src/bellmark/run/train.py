@@ -215,14 +215,15 @@ def open_engine(algorithm: Any, environment: Resolved, config: dict[str, Any], t
     """The engine for a problem: a compiled one where the environment is compiled."""
     seeds, row_every, budget = config["seeds"], config["row_every"], config["steps"]
     if environment.compiled is not None:
-        return CompiledEngine(algorithm, CompiledProblem(environment.compiled, budget), seeds, row_every)
+        problem = CompiledProblem(environment.compiled, budget, environment.time_limit)
+        return CompiledEngine(algorithm, problem, seeds, row_every)
     problems: list[HostProblem] = []
     try:
         for seed in seeds:
             environments = HostEnvironments(
                 environment.make, getattr(algorithm, "environments", 1), environment.id, timeout  # type: ignore
             )
-            problems.append(HostProblem.open(environments, budget, seed))
+            problems.append(HostProblem.open(environments, budget, environment.time_limit, seed))
     except BaseException:
         for problem in problems:
             problem.environments.close()
@@ -236,6 +237,10 @@ class _Probe:
 
     environment: Resolved
     budget: int = 1
+
+    @property
+    def time_limit(self) -> int | None:
+        return self.environment.time_limit
 
     @property
     def observation_space(self) -> Any:
