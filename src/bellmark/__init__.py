@@ -43,9 +43,15 @@ __all__ = ["__version__", *_WHERE]
 
 def __getattr__(name: str):
     if name not in _WHERE:
-        raise AttributeError(f"module 'bellmark' has no attribute {name!r}; it offers {', '.join(sorted(_WHERE))}")
+        raise AttributeError(
+            f"module 'bellmark' has no attribute {name!r}; it offers {', '.join(sorted(_WHERE))}"
+        )
     module = importlib.import_module(_WHERE[name])
-    value = getattr(module, name) if hasattr(module, name) else importlib.import_module(f"{module.__name__}.{name}")
+    value = (
+        getattr(module, name)
+        if hasattr(module, name)
+        else importlib.import_module(f"{module.__name__}.{name}")
+    )
     globals()[name] = value
     return value
 

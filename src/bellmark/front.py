@@ -155,7 +155,9 @@ def _learner(
         base = configured(algorithm, environment.id)
         return make_algorithm(algorithm, hyperparameters, base), found.steps if found else DEFAULT_STEPS
     if not isinstance(algorithm, AbstractAlgorithm):
-        raise BadInput(f"algorithm is {algorithm!r}; allowed: a name such as 'ppo', or an instance such as bm.PPO()")
+        raise BadInput(
+            f"algorithm is {algorithm!r}; allowed: a name such as 'ppo', or an instance such as bm.PPO()"
+        )
     if hyperparameters:
         raise BadInput(
             f"{', '.join(hyperparameters)}: hyperparameters go into the instance when one is given, "

@@ -9,7 +9,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--episodes", type=integer, default=100, help="per seed (default 100)")
     parser.add_argument("--seed", type=integer, default=0, help="where the episodes start (default 0)")
     parser.add_argument("--environment", help="another environment with the same spaces")
-    parser.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the most probable")
+    parser.add_argument(
+        "--stochastic", action="store_true", help="sample actions instead of taking the most probable"
+    )
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds one Gymnasium step may take")
     given = parser.parse(arguments)
 

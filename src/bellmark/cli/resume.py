@@ -9,7 +9,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=integer, help="extend the run to this many steps per seed")
     parser.add_argument("--environment", help="name a user's own environment again: module:ClassName")
     parser.add_argument("--observe", default="", metavar="NAMES", help="tensorboard,wandb")
-    parser.add_argument("--checkpoint-seconds", type=float, default=30.0, help="between checkpoints (default 30)")
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=30.0, help="between checkpoints (default 30)"
+    )
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds one Gymnasium step may take")
     parser.add_argument("--quiet", action="store_true", help="print the verdict only")
     given = parser.parse(arguments)

@@ -20,15 +20,25 @@ def _parser() -> Parser:
     parser.add_argument("algorithm", help="see bellmark list algorithms")
     parser.add_argument("environment", help="a Gymnasium id, gymnasium:ID, module:ClassName, or an example")
     run = parser.add_argument_group("run")
-    run.add_argument("--steps", type=integer, help="environment steps per seed (default: the preset's, or 100,000)")
-    run.add_argument("--seeds", type=integer, default=1, help="how many seeds, trained side by side (default 1)")
+    run.add_argument(
+        "--steps", type=integer, help="environment steps per seed (default: the preset's, or 100,000)"
+    )
+    run.add_argument(
+        "--seeds", type=integer, default=1, help="how many seeds, trained side by side (default 1)"
+    )
     run.add_argument("--seed", type=integer, default=0, help="the first seed (default 0)")
     run.add_argument("--seed-list", type=integers, help="these seeds instead, as 3,14,15")
-    run.add_argument("--directory", help="where to keep the run (default runs/<algorithm>-<environment>-<time>)")
+    run.add_argument(
+        "--directory", help="where to keep the run (default runs/<algorithm>-<environment>-<time>)"
+    )
     run.add_argument("--episodes", type=integer, default=100, help="of evaluation, per seed (default 100)")
     run.add_argument("--observe", default="", metavar="NAMES", help="tensorboard,wandb")
-    run.add_argument("--checkpoint-seconds", type=float, default=30.0, help="between checkpoints (default 30)")
-    run.add_argument("--timeout", type=float, default=60.0, help="seconds one Gymnasium step may take (default 60)")
+    run.add_argument(
+        "--checkpoint-seconds", type=float, default=30.0, help="between checkpoints (default 30)"
+    )
+    run.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds one Gymnasium step may take (default 60)"
+    )
     run.add_argument("--quiet", action="store_true", help="print the verdict only")
     return parser
 
@@ -50,7 +60,9 @@ def main(arguments: list[str]) -> int:
     from bellmark.run.presets import configured
 
     cls = algorithm_class(algorithm)
-    add_fields(parser.add_argument_group(f"{algorithm}'s hyperparameters"), cls, configured(algorithm, environment))
+    add_fields(
+        parser.add_argument_group(f"{algorithm}'s hyperparameters"), cls, configured(algorithm, environment)
+    )
     given = parser.parse(arguments)
 
     from bellmark.front import train

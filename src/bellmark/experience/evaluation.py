@@ -102,7 +102,9 @@ def play_on_host(
                     played[index] += 1
             total[over], length[over] = 0.0, 0
             observation = environments.reset(mask=over)
-    order = [(index, turn) for turn in range(int(quota.max())) for index in range(count) if turn < quota[index]]
+    order = [
+        (index, turn) for turn in range(int(quota.max())) for index in range(count) if turn < quota[index]
+    ]
     return (
         np.array([returns[index][turn] for index, turn in order]),
         np.array([lengths[index][turn] for index, turn in order]),

@@ -33,9 +33,7 @@ class HostProblem(eqx.Module):
     compiled: ClassVar[bool] = False
 
     @staticmethod
-    def open(
-        environments: HostEnvironments, budget: int, time_limit: int | None, seed: int
-    ) -> "HostProblem":
+    def open(environments: HostEnvironments, budget: int, time_limit: int | None, seed: int) -> "HostProblem":
         """Reset the environments, for the first and only time with seeds."""
         seeds = np.random.SeedSequence(seed).generate_state(environments.count)
         observation = environments.reset(seeds=seeds & 0x7FFFFFFF)
@@ -135,7 +133,11 @@ def host_rollout(
     ended, returns, lengths = stacked(ends)
     onward = Episodes(episodes.state, observation, mask, undiscounted_return, elapsed)
     none = np.int32(0)  # host environments are checked step by step, and named when they break
-    return onward, Rollout(Transition(*seen), remembered, masks), Finished(ended, returns, lengths, none, none)
+    return (
+        onward,
+        Rollout(Transition(*seen), remembered, masks),
+        Finished(ended, returns, lengths, none, none),
+    )
 
 
 def at(tree: Any, index: int) -> Any:

@@ -71,7 +71,9 @@ class Inputs(eqx.Module):
     def on_host(self) -> Callable[[Any], np.ndarray]:
         """The same function of NumPy observations."""
         space, moments = self.fixed.space, self.moments
-        plain = isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32
+        plain = (
+            isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1 and space.dtype == np.float32
+        )
         raw = (lambda x: x) if plain else (lambda x: spaces.flatten(space, x))
         if moments is None:
             return raw

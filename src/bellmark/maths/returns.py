@@ -106,9 +106,7 @@ def generalised_advantage(
     return advantage
 
 
-def episode_start(
-    unbroken: Float[Array, "T *B"], fresh: Bool[Array, "*B"]
-) -> Int[Array, "T *B"]:
+def episode_start(unbroken: Float[Array, "T *B"], fresh: Bool[Array, "*B"]) -> Int[Array, "T *B"]:
     """The time at which each step's episode began, -1 where that was before the data.
 
     `fresh` says which episodes begin at time 0; all others that are under way then began earlier.

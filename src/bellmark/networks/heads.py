@@ -119,7 +119,9 @@ def head_for(action_space: gymnasium.Space, initial_log_std: float = 0.0) -> Hea
         return MultiCategoricalHead((2,) * int(action_space.shape[0]))
     if isinstance(action_space, gymnasium.spaces.Box) and len(action_space.shape) == 1:
         if not np.issubdtype(action_space.dtype, np.floating):
-            raise BadInput(f"the action space {action_space} is a Box of {action_space.dtype}; floats are allowed")
+            raise BadInput(
+                f"the action space {action_space} is a Box of {action_space.dtype}; floats are allowed"
+            )
         return GaussianHead(jnp.full(action_space.shape[0], initial_log_std, jnp.float32))
     raise BadInput(
         f"no policy head for the action space {action_space}; allowed: Discrete, one-dimensional MultiDiscrete, "

@@ -95,9 +95,7 @@ class PPO(AbstractLearner):
         head_for(problem.action_space)
         fraction("discount", self.discount)
         fraction("trace_decay", self.trace_decay)
-        positive(
-            clip=self.clip, learning_rate=self.learning_rate, max_gradient_norm=self.max_gradient_norm
-        )
+        positive(clip=self.clip, learning_rate=self.learning_rate, max_gradient_norm=self.max_gradient_norm)
         if self.value_clip is not None:
             positive(value_clip=self.value_clip)
         at_least(0, entropy_weight=self.entropy_weight, value_weight=self.value_weight)
@@ -108,7 +106,12 @@ class PPO(AbstractLearner):
             epochs=self.epochs,
             minibatches=self.minibatches,
         )
-        divides("minibatches", self.minibatches, "environments × rollout_length", self.steps_per_iteration(problem))
+        divides(
+            "minibatches",
+            self.minibatches,
+            "environments × rollout_length",
+            self.steps_per_iteration(problem),
+        )
 
     def steps_per_iteration(self, problem) -> int:
         return self.environments * self.rollout_length
@@ -231,9 +234,7 @@ class PPO(AbstractLearner):
 
     def loss(self, networks: Networks, samples: Samples) -> tuple[Float[Array, ""], Metrics]:
         """What a minibatch descends: −surrogate + c_v · value error − c_h · entropy."""
-        distribution = networks.head.distribution(
-            networks.actor(samples.features), samples.action_mask
-        )
+        distribution = networks.head.distribution(networks.actor(samples.features), samples.action_mask)
         log_prob = distribution.log_prob(samples.action)
         advantage = means.standardise(samples.advantage) if self.normalise_advantage else samples.advantage
         surrogate = losses.clipped_surrogate(log_prob, samples.log_prob, advantage, self.clip)

@@ -97,9 +97,7 @@ class Reinforce(AbstractLearner):
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate)
-        )
+        return optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.adam(self.learning_rate))
 
     def init(self, problem, key: Key) -> ReinforceState:
         key, actor_key, episodes_key = jax.random.split(key, 3)
