@@ -43,7 +43,7 @@ class AbstractAlgorithm(eqx.Module):
 
     def check(self, problem) -> None:
         """Raise `BadInput` where this algorithm cannot serve this problem; called before anything is written."""
-        return None
+        return
 
 
 class AbstractLearner(AbstractAlgorithm):

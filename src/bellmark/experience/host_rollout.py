@@ -1,4 +1,4 @@
-"""Host experience: `T` steps of `B` Gymnasium environments, stepped in Python, as the very arrays of a compiled rollout.
+"""Host experience: `T` steps of `B` Gymnasium environments in Python, as the very arrays of a compiled rollout.
 
 The random numbers are drawn from the same keys by the same calls as in `bellmark.experience.rollout`, so a policy that
 meets the same observations takes the same actions, and learners cannot tell the two apart.
