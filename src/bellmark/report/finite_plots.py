@@ -346,56 +346,70 @@ def draw_route(axes: Axes, mdp: FiniteMDP, route: Sequence[int]) -> None:
 
 
 def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
-    """The proved interval around the value of the start, sweep by sweep."""
+    """The value of the start, sweep by sweep, and the proved interval around it as soon as there is one."""
     lower, upper = _history(solution)
     start = mdp.initial_distribution
     begins = start > 0.0
     low, high = lower[:, begins] @ start[begins], upper[:, begins] @ start[begins]
+    final = float(start @ solution.values)
     sweeps = np.arange(1, len(low) + 1)
     shown = np.isfinite(low) & np.isfinite(high)
-    axes.fill_between(sweeps[shown], low[shown], high[shown], color="#7fc0b3", alpha=0.45, linewidth=0)
-    style: Any = {"linewidth": 1.3, "marker": "o" if shown.sum() <= 2 else "", "markersize": 4}
-    axes.plot(sweeps[shown], high[shown], color="#0f5a58", label="upper", **style)
-    axes.plot(sweeps[shown], low[shown], color="#2f8f86", label="lower", **style)
-    final = float(start @ solution.values)
     axes.axhline(final, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
-    if shown.any():
-        # The first bounds can be a thousand times wider than anything of interest.
-        late = shown & (sweeps >= min(len(low), 1 + len(low) // 10))
-        spread = max(float((high - low)[late].max()), 2e-3 * max(abs(final), 1e-3))
-        axes.set_ylim(
-            final - 1.1 * min(spread, 4 * abs(final) + spread),
-            final + 1.1 * min(spread, 4 * abs(final) + spread),
+    # The first bounds can be a thousand times wider than anything of interest.
+    late = sweeps >= 1 + len(low) // 10
+    spread = 2e-3 * max(abs(final), 1e-3)
+    if shown.sum() > 2:
+        axes.fill_between(sweeps[shown], low[shown], high[shown], color="#7fc0b3", alpha=0.45, linewidth=0)
+        axes.plot(sweeps[shown], high[shown], color="#0f5a58", linewidth=1.3)
+        axes.plot(sweeps[shown], low[shown], color="#2f8f86", linewidth=1.3)
+        spread = max(float((high - low)[shown & late].max(initial=0.0)), spread)
+        title = "Value of the start between its bounds"
+    else:
+        record = getattr(solution, "record", None)
+        values = np.array([*record.values] if record is not None else [])
+        estimates = values @ start if len(values) else np.zeros(0)
+        axes.plot(
+            sweeps[: len(estimates)], estimates, color="#2f8f86", linewidth=1.3, marker="o", markersize=3
         )
-    _plain(axes, "Value of the start between its bounds", "sweep")
+        axes.plot(sweeps[shown], high[shown], "o", color="#0f5a58", markersize=6)
+        spread = max(float(np.abs(estimates[late[: len(estimates)]] - final).max(initial=0.0)), spread)
+        title = "Value of the start; proved at the last"
+    spread = 1.1 * min(spread, 4 * abs(final) + spread)
+    axes.set_ylim(final - spread, final + spread)
+    _plain(axes, title, "iteration")
     axes.ticklabel_format(axis="y", useOffset=False)
-    if len(low) > 0:
-        axes.set_xlim(0.5, max(len(low), 2) + 0.5)
+    axes.set_xlim(0.5, max(len(low), 2) + 0.5)
 
 
 def draw_gap(axes: Axes, solution: Any) -> None:
-    """The proved error, max over states of upper − lower, on a log scale, with the tolerance asked for."""
+    """The proved error, max over states of upper − lower, on a log scale, with the tolerance asked for.
+
+    A method that proves nothing before its end has its largest changes drawn instead.
+    """
     lower, upper = _history(solution)
     with np.errstate(invalid="ignore"):
         gap = (upper - lower).max(axis=1)
     sweeps = np.arange(1, len(gap) + 1)
     shown = np.isfinite(gap) & (gap > 0)
-    axes.semilogy(
-        sweeps[shown], gap[shown], color="#0f5a58", linewidth=1.5, marker="o" if shown.sum() <= 2 else ""
-    )
+    few = shown.sum() <= 2
+    residuals = np.asarray(getattr(solution, "residuals", ()))
+    if few and (residuals > 0).any():
+        moved = np.flatnonzero(residuals > 0)
+        axes.semilogy(moved + 1, residuals[moved], color=FAINT, linewidth=1.3, marker="o", markersize=3)
+    axes.semilogy(sweeps[shown], gap[shown], color="#0f5a58", linewidth=1.5, marker="o" if few else "")
     if getattr(solution, "tolerance", 0) > 0:
         axes.axhline(solution.tolerance, color=ROUTE, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.text(
-            0.99,
+            0.01,
             solution.tolerance,
-            "tolerance ",
+            "tolerance",
             color=ROUTE,
             fontsize=8,
-            ha="right",
+            ha="left",
             va="bottom",
             transform=axes.get_yaxis_transform(),
         )
-    _plain(axes, "Proved error", "sweep")
+    _plain(axes, "Largest change, and the proved error at the last" if few else "Proved error", "iteration")
     axes.set_xlim(0.5, max(len(gap), 2) + 0.5)
 
 
