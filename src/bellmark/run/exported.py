@@ -59,7 +59,7 @@ class TrainedPolicy:
         action = np.asarray(spaces.clip_action(self.action_space, action))
         if self.action_space.dtype is not None:
             action = action.astype(self.action_space.dtype)
-        return action.reshape(*lead, *action.shape[1:])[()]
+        return action.reshape((*lead, *action.shape[1:]))[()]
 
     def _batch(self, observation: Any) -> tuple[Any, tuple[int, ...]]:
         """The observation with its leading axes flattened to one, and those axes; refuses what does not fit."""
