@@ -1,9 +1,9 @@
 """An environment checker that explains: what is wrong with an environment of either kind, and how to mend it.
 
-A broken environment shows itself as an agent that does not learn, days later.  The checker looks for what goes
-wrong in practice: shapes, dtypes and values outside the declared space; a state that changes its structure, so
-that it cannot be compiled; hidden randomness; environments that reset themselves; masks that allow nothing;
-episodes without an end.
+A broken environment shows itself as an agent that does not learn, days later.  The checker looks for what
+goes wrong in practice: shapes, dtypes and values outside the declared space; a state that changes its
+structure, so that it cannot be compiled; hidden randomness; environments that reset themselves; masks that
+allow nothing; episodes without an end.
 """
 
 import copy
@@ -201,7 +201,9 @@ def _behaviour(make: Callable[[], gymnasium.Env], resolved: Resolved) -> Iterato
     """Some thousand random steps, seen through the same checks as in training."""
     try:
         first, second = (_Trace(make, resolved.id, steps=100) for _ in range(2))
-        if not _equal(first.shown, second.shown) or not _equal(first.rewards, second.rewards):
+        if any(
+            not _equal(getattr(first, name), getattr(second, name)) for name in ("starts", "shown", "rewards")
+        ):
             mend = "draw all randomness from self.np_random, and call super().reset(seed=seed) in reset"
             yield Finding("error", "seed", "the same seed and actions gave two different episodes", mend)
             return
@@ -255,12 +257,12 @@ class _Trace:
         environments = self.environments
         shown, rewards = [], []
         self.lengths: list[int] = []
-        self.starts: list[np.ndarray] = []
+        starts: list[np.ndarray] = []
         self.ends: list[tuple[np.ndarray, np.ndarray]] = []
         try:
             observations = environments.reset(np.arange(PARALLEL))
             began = np.zeros(PARALLEL, np.int64)
-            self.starts += list(_rows(observations))
+            starts += list(_rows(observations))
             for step in range(1, steps + 1):
                 masks = environments.action_masks()
                 actions = np.stack(
@@ -280,27 +282,27 @@ class _Trace:
                     self.lengths += (step - began[over]).tolist()
                     began[over] = step
                     observations = environments.reset(None, over)
-                    self.starts += [_rows(observations)[i] for i in np.flatnonzero(over)]
+                    starts += [_rows(observations)[i] for i in np.flatnonzero(over)]
             self.masked = environments.action_masks() is not None
         finally:
             environments.close()
-        self.shown, self.rewards = np.stack(shown), np.stack(rewards)
+        self.starts, self.shown, self.rewards = np.stack(starts), np.stack(shown), np.stack(rewards)
 
     def resets_itself(self) -> bool:
         """Whether the last observations of episodes look like first ones and unlike those just before them.
 
         First observations span a box.  An environment that resets itself ends every episode inside that box;
-        to have ended there honestly three times or more, always jumping in from outside, is not to be believed.
+        to have ended there honestly three times or more, always jumping in from outside, is not to be
+        believed.
         """
-        starts = np.stack(self.starts)
-        low, high = starts.min(axis=0), starts.max(axis=0)
+        low, high = self.starts.min(axis=0), self.starts.max(axis=0)
         margin = 0.1 * (high - low)
         low, high = low - margin, high + margin
         jumped = [
             bool(((low <= after) & (after <= high)).all() and not ((low <= before) & (before <= high)).all())
             for before, after in self.ends
         ]
-        # An episode that ends within a step or two of its start may end near it: most, not all, must have jumped.
+        # An episode that ends within a step or two of its start may end near it: most must have jumped, not all.
         return len(jumped) >= 3 and sum(jumped) > 0.8 * len(jumped)
 
 

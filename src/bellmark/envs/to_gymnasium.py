@@ -13,8 +13,8 @@ from bellmark.errors import BadInput
 class ToGymnasium(gymnasium.Env):
     """`environment`, one step at a time on the host; it is compiled at the first call.
 
-    All randomness comes from Gymnasium's own generator, which `reset(seed=...)` sets.  Where the environment has
-    a mask of valid actions, it is in `info["action_mask"]`, as Gymnasium's convention has it.
+    All randomness comes from Gymnasium's own generator, which `reset(seed=...)` sets.  Where the environment
+    has a mask of valid actions, it is in `info["action_mask"]`, as Gymnasium's convention has it.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 30}

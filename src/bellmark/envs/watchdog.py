@@ -1,15 +1,16 @@
 """A watchdog for host environments: a step that never returns becomes an error, not a run that hangs.
 
-A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, three things
-are tried in turn:
+A daemon thread looks a few times per timeout whether the guarded call has moved on.  If it has not, three
+things are tried in turn:
 
 1. It is interrupted: by a signal in the main thread (which also ends a sleep or a read), by an asynchronous
    exception in any other.
-2. Code that cannot be interrupted, such as a loop inside a C library, gets a few seconds' grace; then the process
-   prints the same line and exits with status 1, because nothing in Python can take control back from it.
+2. Code that cannot be interrupted, such as a loop inside a C library, gets a few seconds' grace; then the
+   process prints the same line and exits with status 1, because nothing in Python can take control back from
+   it.
 3. C code that also keeps Python's lock stops this very thread.  For that case a timer outside the interpreter
-   (`faulthandler`'s) is wound up anew at every look; when it runs down it prints where everything stands and exits
-   with status 1.  It is long, because it also runs while a shell has suspended the process.
+   (`faulthandler`'s) is wound up anew at every look; when it runs down it prints where everything stands and
+   exits with status 1.  It is long, because it also runs while a shell has suspended the process.
 
 The guarded code pays a few attribute writes per step and never reads a clock.
 """
