@@ -226,6 +226,10 @@ def _directory(given: dict[str, Any], name: str) -> Path | None:
     stem = Path(name).stem.replace(":", "-")
     time = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = Path(given["directory"] or f"runs/solve-{stem}-{time}")
+    if given["directory"] is None:
+        taken = itertools.count(2)
+        while path.exists():
+            path = Path(f"runs/solve-{stem}-{time}-{next(taken)}")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FORMAT = "bellmark-finite-mdp-1"
 ARRAYS = ("successors", "probabilities", "offsets", "rewards", "available", "initial_distribution")
 OPTIONAL = ("transition_rewards", "terminations", "counts")
+FAULTS = (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""What reading a file that somebody else made up can end in, beside the container's own error."""
 
 
 def save(mdp: "FiniteMDP", path: Path) -> Path:
@@ -81,15 +83,7 @@ def load(path: Path) -> "FiniteMDP":
             discount=None if metadata["discount"] is None else float(metadata["discount"]),
             layout=None if layout is None else _layout(layout, arrays, len(arrays["rewards"])),
         )
-    except (
-        SafetensorError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except (SafetensorError, *FAULTS) as error:
         raise CorruptFile(f"{path} is not a model that Bellmark saved, or it is damaged: {error}") from None
 
 
@@ -97,7 +91,7 @@ def is_model_file(path: Path) -> bool:
     """Whether the file claims to be one of ours; it may still be damaged."""
     try:
         _header(path)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, *FAULTS):
         return False
     return True
 
@@ -122,8 +116,15 @@ def _layout(saved: dict[str, Any], arrays: dict[str, NDArray[Any]], states: int)
     rows, columns = arrays["layout_rows"], arrays["layout_columns"]
     if rows.shape != (states,) or columns.shape != (states,):
         raise ValueError("its layout does not fit its states")
+    shape = (int(saved["shape"][0]), int(saved["shape"][1]))
+    for cells, size in ((rows, shape[0]), (columns, shape[1])):
+        if cells.dtype != np.int64 or cells.min() < -1 or cells.max() >= size:
+            raise ValueError("its layout has cells outside the picture")
+    marked = [int(state) for state, _ in saved["marks"]] + [int(state) for state in saved["cliffs"]]
+    if any(not 0 <= state < states for state in marked) or min(shape) < 1 or shape[0] * shape[1] > 10**7:
+        raise ValueError("its layout does not fit its states")
     return GridLayout(
-        (int(saved["shape"][0]), int(saved["shape"][1])),
+        shape,
         rows,
         columns,
         tuple((int(row), int(column)) for row, column in saved["walls"]),
@@ -134,7 +135,7 @@ def _layout(saved: dict[str, Any], arrays: dict[str, NDArray[Any]], states: int)
 
 
 def _encode_names(names: Sequence[Hashable], kind: str) -> Any:
-    if isinstance(names, range):
+    if isinstance(names, range) and names == range(len(names)):
         return len(names)
     return [_encode(name, kind) for name in names]
 
