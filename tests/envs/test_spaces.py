@@ -125,3 +125,6 @@ def test_is_image():
 def test_unsupported_spaces_are_named():
     with pytest.raises(BadInput, match=r"observation space\['note'\] is Text.*supported are Box"):
         spaces.check_supported(Dict({"note": Text(5)}))
+    for empty in (Dict({}), Tuple(()), Box(0, 1, (0,)), Dict({"inner": Tuple(())})):
+        with pytest.raises(BadInput, match="which has no"):
+            spaces.check_supported(empty)

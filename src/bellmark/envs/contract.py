@@ -69,8 +69,7 @@ class Leaf:
 def all_finite(numbers: NDArray) -> bool:
     """Whether every number is finite.
 
-    A sum of squares is several times quicker than `isfinite`; only where it overflows is each number looked
-    at.
+    A sum of squares is several times quicker than `isfinite`; each number is looked at only if it overflows.
     """
     flat = numbers.reshape(-1)
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())

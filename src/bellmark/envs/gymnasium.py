@@ -52,8 +52,7 @@ def peel(environment: gymnasium.Env) -> tuple[gymnasium.Env, int | None]:
     """What is inside Gymnasium's own bookkeeping wrappers, and the time limit found there.
 
     `HostEnvironments` does the work of TimeLimit, OrderEnforcing and PassiveEnvChecker itself, for all
-    environments at once; every other wrapper stays on.  `TimeLimit` may be peeled only while nothing outside
-    it depends on it.
+    environments at once.  Peeling stops at the first other wrapper: what that one wraps stays whole.
     """
     limit: int | None = None
     while type(environment) in (TimeLimit, OrderEnforcing, PassiveEnvChecker):
@@ -127,11 +126,10 @@ class HostEnvironments:
         if strict is None:
             strict = not type(first.unwrapped).__module__.startswith("gymnasium.envs.")
         self._leaves = leaves_of(self.observation_space, strict)
-        restorable = all(
+        self.can_restore = all(
             core is core.unwrapped and hasattr(core, "get_state") and hasattr(core, "set_state")
             for core in self._cores
         )
-        self.can_restore = restorable
 
     # -- stepping
 
@@ -141,11 +139,9 @@ class HostEnvironments:
         return self._calls, self._index
 
     def reset(self, seeds: Any | None = None, mask: NDArray[np.bool_] | None = None) -> Any:
-        """Begin new episodes where `mask` [B] is set (default: everywhere); returns all observations [B,
-        ...].
+        """Begin new episodes where `mask` [B] is set, by default everywhere; all observations [B, ...].
 
-        `seeds` [B] belongs to the first reset only: Gymnasium's generators then run on from episode to
-        episode.
+        `seeds` [B] belong to the first reset only: Gymnasium's generators run on from episode to episode.
         """
         indices = range(self.count) if mask is None else [i for i, over in enumerate(mask.tolist()) if over]
         if self.observations is None and len(indices) < self.count:
@@ -244,8 +240,9 @@ class HostEnvironments:
         for index, core in enumerate(self._cores):
             for key, value in core.get_state().items():
                 state[f"environment/{index}/{key}"] = np.array(value)
-            generator = json.dumps(core.np_random.bit_generator.state)
-            state[f"generator/{index}"] = np.frombuffer(generator.encode(), np.uint8).copy()
+            # Padded, so that every state has the same shapes; JSON ignores what follows.
+            generator = json.dumps(core.np_random.bit_generator.state).encode().ljust(512)
+            state[f"generator/{index}"] = np.frombuffer(generator, np.uint8).copy()
         return state
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -347,19 +344,18 @@ class HostEnvironments:
             return
         if given is None:
             raise self._failure(self._index, 'info has no "action_mask", but earlier it had one')
-        parts = [np.asarray(part) for part in given] if isinstance(given, tuple) else [np.asarray(given)]
-        mask = np.concatenate(parts).astype(np.bool_)
+        mask = np.concatenate([np.ravel(part) for part in (given if isinstance(given, tuple) else (given,))])
+        mask = mask.astype(np.bool_)
         size = _choices(self.action_space)
         if size is None or mask.shape != (size,):
             need = f"({size},)" if size else "none, since its actions are not discrete"
             raise self._failure(self._index, f"action_mask has shape {mask.shape}; needed is {need}")
         if not mask.any():
             raise self._failure(self._index, "action_mask allows no action")
-        if self._masks is None:
-            self._masks = np.ones((self.count, size), np.bool_)
-        else:
-            self._masks = self._masks.copy()
-        self._masks[self._index] = mask
+        # Masks that were handed out are never written to again.
+        masks = np.ones((self.count, size), np.bool_) if self._masks is None else self._masks.copy()
+        masks[self._index] = mask
+        self._masks = masks
 
     # -- what is said about an environment
 

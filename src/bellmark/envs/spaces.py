@@ -31,7 +31,9 @@ def _backend(*arrays):
 
 
 def check_supported(space: gymnasium.Space, role: str = "observation space") -> None:
-    """Raise `BadInput` where `space`, or a space nested in it, is not one of `SUPPORTED`."""
+    """Raise `BadInput` where `space`, or a space nested in it, is empty or not one of `SUPPORTED`."""
+    if isinstance(space, (Dict, Tuple)) and not space.spaces:
+        raise BadInput(f"{role} is {space}, which has no parts")
     if isinstance(space, Dict):
         for key, inner in space.spaces.items():
             check_supported(inner, f"{role}[{key!r}]")
@@ -44,6 +46,8 @@ def check_supported(space: gymnasium.Space, role: str = "observation space") -> 
         np.issubdtype(space.dtype, np.floating) or np.issubdtype(space.dtype, np.integer)
     ):
         raise BadInput(f"{role} is a Box of dtype {space.dtype}; its dtype must be a float or an integer")
+    elif 0 in (space.shape or ()):
+        raise BadInput(f"{role} is {space}, which has no numbers")
 
 
 def is_image(space: gymnasium.Space) -> bool:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bellmark.envs.base import AbstractEnvironment, Step
+from bellmark.envs.classic_control.angles import sine_cosine, wrapped
 from bellmark.types import Key
 
 # Both links are alike: mass 1 kg, length 1 m, centre of mass half-way, moment of inertia 1 kg·m².
@@ -45,11 +46,12 @@ class State(NamedTuple):
 def motion(state: State, torque: Float[Array, ""]) -> State:
     """The state's time derivative under a torque at the second joint."""
     angle_1, angle_2, speed_1, speed_2 = state
-    sine, cosine = jnp.sin(angle_2), jnp.cos(angle_2)
+    sine_1, cosine_1 = sine_cosine(angle_1)
+    sine, cosine = sine_cosine(angle_2)
     inertia_1 = MASS * (2 * CENTRE**2 + LENGTH**2) + 2 * INERTIA + 2 * COUPLING * cosine
     inertia_2 = MASS * CENTRE**2 + INERTIA + COUPLING * cosine
-    weight_2 = MASS * CENTRE * GRAVITY * jnp.sin(angle_1 + angle_2)
-    weight_1 = MASS * (CENTRE + LENGTH) * GRAVITY * jnp.sin(angle_1) + weight_2
+    weight_2 = MASS * CENTRE * GRAVITY * (sine_1 * cosine + cosine_1 * sine)
+    weight_1 = MASS * (CENTRE + LENGTH) * GRAVITY * sine_1 + weight_2
     load = weight_1 - COUPLING * (speed_2 + 2 * speed_1) * speed_2 * sine
     ratio = inertia_2 / inertia_1
     acceleration_2 = (torque + ratio * load - COUPLING * speed_1**2 * sine - weight_2) / (
@@ -73,11 +75,6 @@ def swing(state: State, torque: Float[Array, ""]) -> State:
     return ahead(State(*mean), SECONDS / 6)
 
 
-def wrapped(angle: Float[Array, ""]) -> Float[Array, ""]:
-    """The same direction in [-π, π], where sine and cosine are accurate."""
-    return angle - 2 * math.pi * jnp.round(angle / (2 * math.pi))
-
-
 class Acrobot(AbstractEnvironment):
     """The physics without the time limit, which is `wrappers.TimeLimit`."""
 
@@ -93,8 +90,8 @@ class Acrobot(AbstractEnvironment):
         return State(*jax.random.uniform(key, (4,), minval=-0.1, maxval=0.1))
 
     def observe(self, state: State) -> Float[Array, "6"]:
-        one, two, speed_1, speed_2 = state
-        seen = (jnp.cos(one), jnp.sin(one), jnp.cos(two), jnp.sin(two), speed_1, speed_2)
+        (sine_1, cosine_1), (sine_2, cosine_2) = sine_cosine(state.angle_1), sine_cosine(state.angle_2)
+        seen = (cosine_1, sine_1, cosine_2, sine_2, state.speed_1, state.speed_2)
         return jnp.stack(seen).astype(jnp.float32)
 
     def step(self, state: State, action: Int[Array, ""], key: Key) -> tuple[State, Step]:
@@ -105,7 +102,11 @@ class Acrobot(AbstractEnvironment):
             jnp.clip(swung.speed_1, -TOP_SPEED_1, TOP_SPEED_1),
             jnp.clip(swung.speed_2, -TOP_SPEED_2, TOP_SPEED_2),
         )
-        above = -jnp.cos(after.angle_1) - jnp.cos(after.angle_1 + after.angle_2) > 1
+        (_, cosine_1), (_, cosine_sum) = (
+            sine_cosine(after.angle_1),
+            sine_cosine(after.angle_1 + after.angle_2),
+        )
+        above = -cosine_1 - cosine_sum > 1
         return after, Step(jnp.where(above, 0.0, -1.0).astype(jnp.float32), above, jnp.bool_(False))
 
     def render(self, state: State) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bellmark.envs.base import AbstractEnvironment, Step
+from bellmark.envs.classic_control.angles import sine_cosine
 from bellmark.types import Key
 
 GRAVITY = 9.8  # m/s²
@@ -67,7 +68,7 @@ class CartPole(AbstractEnvironment):
     def step(self, state: State, action: Int[Array, ""], key: Key) -> tuple[State, Step]:
         x, v, angle, spin = state
         force = FORCE * (2 * action - 1)
-        sine, cosine = jnp.sin(angle), jnp.cos(angle)
+        sine, cosine = sine_cosine(angle)
         push = force / TOTAL_MASS + POLE_SHARE * spin**2 * sine
         spin_rate = (GRAVITY * sine - cosine * push) / (
             HALF_LENGTH * (4 / 3 - POLE_MASS / TOTAL_MASS * cosine**2)

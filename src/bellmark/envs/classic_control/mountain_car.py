@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bellmark.envs.base import AbstractEnvironment, Step
+from bellmark.envs.classic_control.angles import sine_cosine
 from bellmark.types import Key
 
 LEFT_END, RIGHT_END, GOAL = -1.2, 0.6, 0.5
@@ -36,7 +37,8 @@ class State(NamedTuple):
 
 def roll(state: State, push: Float[Array, ""]) -> State:
     """One step of the car under a push that changes its velocity; the left end is a wall that stops it."""
-    velocity = state.velocity + push - GRAVITY * jnp.cos(3 * state.position)
+    _, slope = sine_cosine(3 * state.position)
+    velocity = state.velocity + push - GRAVITY * slope
     velocity = jnp.clip(velocity, -TOP_SPEED, TOP_SPEED)
     position = jnp.clip(state.position + velocity, LEFT_END, RIGHT_END)
     # Inside the slope's ends nothing is to be done; at the wall only a velocity to the right survives.

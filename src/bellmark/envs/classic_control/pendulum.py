@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bellmark.envs.base import AbstractEnvironment, Step
+from bellmark.envs.classic_control.angles import sine_cosine, wrapped
 from bellmark.types import Key
 
 GRAVITY, MASS, LENGTH = 10.0, 1.0, 1.0
@@ -54,15 +55,16 @@ class Pendulum(AbstractEnvironment):
 
     def observe(self, state: State) -> Float[Array, "3"]:
         angle, speed = state
-        return jnp.stack((jnp.cos(angle), jnp.sin(angle), speed)).astype(jnp.float32)
+        sine, cosine = sine_cosine(angle)
+        return jnp.stack((cosine, sine, speed)).astype(jnp.float32)
 
     def step(self, state: State, action: Float[Array, "1"], key: Key) -> tuple[State, Step]:
         torque = jnp.clip(action[0], -TOP_TORQUE, TOP_TORQUE)
         cost = state.angle**2 + 0.1 * state.speed**2 + 0.001 * torque**2
-        pull = 3 * GRAVITY / (2 * LENGTH) * jnp.sin(state.angle) + 3 / (MASS * LENGTH**2) * torque
+        sine, _ = sine_cosine(state.angle)
+        pull = 3 * GRAVITY / (2 * LENGTH) * sine + 3 / (MASS * LENGTH**2) * torque
         speed = jnp.clip(state.speed + pull * SECONDS, -TOP_SPEED, TOP_SPEED)
-        angle = state.angle + speed * SECONDS
-        angle = angle - 2 * math.pi * jnp.round(angle / (2 * math.pi))
+        angle = wrapped(state.angle + speed * SECONDS)
         never = jnp.bool_(False)
         return State(angle, speed), Step(-cost.astype(jnp.float32), never, never)
 
