@@ -44,7 +44,7 @@ def from_function(
             named = found.names[state]
             shown.report(len(queue), len(found.names))
             rows[state] = {}
-            for action in _iterate(actions(named), f"actions({named!r})"):
+            for action in _iterate(actions(named), "actions", named):
                 began = len(successors)
                 merged = outcomes_of(named, action, transitions(named, action), found)
                 for (successor, reward, terminated), probability in merged.items():
@@ -83,18 +83,20 @@ def outcomes_of(
 ) -> dict[tuple[int, float, bool], float]:
     """{(successor, reward, terminated): probability}: equal outcomes are merged, impossible ones dropped."""
     merged: dict[tuple[int, float, bool], float] = {}
-    where = f"transitions({state!r}, {action!r})"
-    for outcome in _iterate(outcomes, where):
+    for outcome in _iterate(outcomes, "transitions", state, action):
         try:
             probability, successor, reward, terminated = outcome
             probability, reward, terminated = float(probability), float(reward), bool(terminated)
         except (TypeError, ValueError):
             raise BadInput(
-                f"{where} yields {outcome!r}; each outcome is (probability, next state, reward, terminated)"
+                f"{_call('transitions', state, action)} yields {outcome!r}; "
+                "each outcome is (probability, next state, reward, terminated)"
             ) from None
         if not 0.0 <= probability <= 1.0 + 1e-9:
+            where = _call("transitions", state, action)
             raise BadInput(f"{where} yields probability {probability}; it must lie in [0, 1]")
-        if not np.isfinite(reward):
+        if not math.isfinite(reward):
+            where = _call("transitions", state, action)
             raise BadInput(f"{where} yields reward {reward}; rewards must be finite")
         if probability > 0.0:
             key = (found.number(successor), reward, terminated)
@@ -138,11 +140,16 @@ def _start(initial_states: Any) -> dict[Hashable, float]:
     return start
 
 
-def _iterate(given: Any, what: str) -> Iterable[Any]:
+def _iterate(given: Any, name: str, *arguments: Any) -> Iterable[Any]:
     try:
         return iter(given)
     except TypeError:
-        raise BadInput(f"{what} must be iterable, got {type(given).__name__}") from None
+        raise BadInput(f"{_call(name, *arguments)} must be iterable, got {type(given).__name__}") from None
+
+
+def _call(name: str, *arguments: Any) -> str:
+    """How the call is written, for an error; spelling it out for every pair would take most of the time."""
+    return f"{name}({', '.join(repr(argument) for argument in arguments)})" if arguments else name
 
 
 class Numbering:
