@@ -2,6 +2,8 @@
 solvers."""
 
 import inspect
+import re
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -388,3 +390,8 @@ def test_maps_can_come_from_a_file(tmp_path):
     assert_allclose(optimal_values(mdp, 0.5), [0.25, 0.5, 1.0])
     with pytest.raises(BadInput, match="cannot read"):
         examples.grid_from_file(tmp_path / "nowhere.txt")
+
+
+def test_the_page_lists_every_example():
+    page = (Path(__file__).parents[2] / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE) == list(EXAMPLES)
