@@ -15,11 +15,38 @@ from bellmark.types import Key
 Activation = Literal["tanh", "relu", "silu"]
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu, "silu": jax.nn.silu}
-HOST_ACTIVATIONS = {
+HOST_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
-    "silu": lambda x: x / (1 + np.exp(-x)),
+    "silu": lambda x: x * (0.5 + 0.5 * np.tanh(0.5 * x)),  # no exp, which would overflow
 }
+
+
+NARROW = 4
+"""Outputs up to which a layer's weight gradient is taken column by column."""
+
+
+@jax.custom_vjp
+def narrow_product(x: Float[Array, "N in"], weight: Float[Array, "in out"]) -> Float[Array, "N out"]:
+    """xW for few outputs (the heads), with ∂/∂W as one vector-matrix product per column.
+
+    XLA's CPU product xᵀg costs as much for one or two columns as for sixty-four (18 µs at 64 × 256 × 2, where two
+    vector-matrix products take 3): a tenth of PPO's gradient.  Reverse mode only, to any order.
+    """
+    return x @ weight
+
+
+def _narrow_forward(x, weight):
+    return x @ weight, (x, weight)
+
+
+def _narrow_backward(saved, gradient):
+    x, weight = saved
+    columns = [gradient[:, j] @ x for j in range(weight.shape[1])]
+    return gradient @ weight.T, jnp.stack(columns, axis=1)
+
+
+narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 
 class Linear(eqx.Module):
@@ -37,7 +64,11 @@ class Linear(eqx.Module):
         return Linear(orthogonal(key, (inputs, outputs), jnp.float32), jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-        return x @ self.weight + self.bias
+        outputs = self.weight.shape[1]
+        if outputs > NARROW:
+            return x @ self.weight + self.bias
+        flat = narrow_product(x.reshape(-1, x.shape[-1]), self.weight)
+        return flat.reshape(*x.shape[:-1], outputs) + self.bias
 
 
 class MLP(eqx.Module):
