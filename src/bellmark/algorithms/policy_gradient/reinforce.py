@@ -141,7 +141,8 @@ class Reinforce(AbstractLearner):
             total, count = (jnp.sum(jnp.where(usable, x, 0.0), axis=0) for x in (score, jnp.ones_like(score)))
             others = (jnp.sum(total) - total) / jnp.maximum(jnp.sum(count) - count, 1.0)
             score = score - others
-        if self.discounted_states:
+        if self.discounted_states and self.reward_to_go:
+            # the whole trajectory's return, counted from its start, has this factor in it already
             time = jnp.arange(self.rollout_length)[:, None]
             score = score * self.discount ** (time - began)
         return Steps(rollout, score, usable)
