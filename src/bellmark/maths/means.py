@@ -14,7 +14,8 @@ def mean(x: Float[Array, "*N"], mask: Bool[Array, "*N"] | None = None) -> Float[
 
 def variance(x: Float[Array, "*N"], mask: Bool[Array, "*N"] | None = None) -> Float[Array, ""]:
     """The population variance (1/N Σ (x − x̄)²)."""
-    return mean(jnp.square(x - mean(x, mask)), mask)
+    # the entries outside the mask are replaced before the square: there a NaN would reach the gradient
+    return mean(jnp.square(_inside(x, mask) - mean(x, mask)), mask)
 
 
 def standardise(
@@ -24,8 +25,13 @@ def standardise(
     entries = x.size
     if mask is None:
         return x if entries <= 1 else (x - mean(x)) / (jnp.sqrt(variance(x)) + epsilon)
+    x = _inside(x, mask)
     scaled = (x - mean(x, mask)) / (jnp.sqrt(variance(x, mask)) + epsilon)
     return jnp.where(mask, jnp.where(jnp.sum(mask) <= 1, x, scaled), 0.0)
+
+
+def _inside(x: Float[Array, "*N"], mask: Bool[Array, "*N"] | None) -> Float[Array, "*N"]:
+    return x if mask is None else jnp.where(mask, x, 0.0)
 
 
 def explained_variance(prediction: Float[Array, "*N"], target: Float[Array, "*N"]) -> Float[Array, ""]:
