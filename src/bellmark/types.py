@@ -4,7 +4,7 @@ Axes, in the order in which they appear: `T` time (leads, always), `B` environme
 order carries no meaning, `A` actions.  `*B` stands for any number of leading axes, none included.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
@@ -81,6 +81,7 @@ class Finished(eqx.Module):
     broken_observations: Int[Array, ""]
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What acts: `randomness(key, shape)` draws what the actions of `shape` need, `__call__` spends it."""
 
@@ -89,6 +90,7 @@ class Policy(Protocol):
     def __call__(self, observation: Any, randomness: Any, mask: Any = None) -> tuple[Any, PyTree]: ...
 
 
+@runtime_checkable
 class Problem(Protocol):
     """A decision problem as algorithms see it, compiled or on the host: the two are interchangeable."""
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bellmark.envs import spaces
 from bellmark.envs.gymnasium import HostEnvironments
-from bellmark.types import Episodes, Finished, Key, Observation, Rollout, Transition
+from bellmark.types import Episodes, Finished, Key, Rollout, Transition
 
 
 class HostProblem(eqx.Module):
@@ -27,7 +27,7 @@ class HostProblem(eqx.Module):
     environments: HostEnvironments = eqx.field(static=True)
     budget: int = eqx.field(static=True)
     time_limit: int | None = eqx.field(static=True)
-    observation: Observation
+    observation: Any
     mask: Any
     state: Any
     compiled: ClassVar[bool] = False
@@ -129,12 +129,13 @@ def host_rollout(
             undiscounted_return = np.where(ended, np.float32(0), undiscounted_return)
             elapsed = np.where(ended, np.int32(0), elapsed)
         observation, mask = following, environments.action_masks()
-    *seen, remembered, masks = stacked(steps)
-    ended, returns, lengths = stacked(ends)
-    onward = Episodes(episodes.state, observation, mask, undiscounted_return, elapsed)
-    none = np.int32(0)  # host environments are checked step by step, and named when they break
+    # to JAX in one call: the very types of a compiled rollout, and cheaper than array by array later
+    (*seen, remembered, masks), (ended, returns, lengths), shown = jax.device_put(
+        (stacked(steps), stacked(ends), (observation, mask, undiscounted_return, elapsed))
+    )
+    none = jnp.zeros((), jnp.int32)  # host environments are checked step by step, and named when they break
     return (
-        onward,
+        Episodes(episodes.state, *shown),
         Rollout(Transition(*seen), remembered, masks),
         Finished(ended, returns, lengths, none, none),
     )

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bellmark.envs import spaces
-from bellmark.maths.distributions import Distribution
+from bellmark.maths.distributions import Categorical, Gaussian, MultiCategorical
 from bellmark.maths.moments import Moments
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head
@@ -119,7 +119,9 @@ class StochasticPolicy(eqx.Module):
     network: MLP | Convolution
     head: Head
 
-    def distribution(self, observation: Observation, mask: Array | None = None) -> Distribution:
+    def distribution(
+        self, observation: Observation, mask: Array | None = None
+    ) -> Categorical | MultiCategorical | Gaussian:
         return self.head.distribution(self.network(self.inputs(observation)), mask)
 
     def randomness(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B K"]:

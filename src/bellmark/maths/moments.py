@@ -1,5 +1,7 @@
 """Running mean and variance, merged batch by batch without loss of digits (Chan, Golub & LeVeque, 1983)."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ class Moments(eqx.Module):
         squares = squares + jnp.square(shift) * (self.count * size / total)
         return Moments(total, mean, squares / total)
 
-    def normalise(self, x: Float[Array, "*N"], clip: float = 10.0) -> Float[Array, "*N"]:
+    def normalise(self, x: Float[Array | np.ndarray, "*N"], clip: float = 10.0) -> Any:
         """(x − mean)/σ, held within ±clip; of NumPy arrays when the moments are NumPy arrays."""
         return ((x - self.mean) / (self.variance + np.float32(1e-8)) ** np.float32(0.5)).clip(-clip, clip)
 

@@ -220,16 +220,14 @@ class PPO(AbstractLearner):
             self.trace_decay,
         )
         behaviour = state.networks.head.distribution(rollout.remembered, rollout.action_mask)
-        return flatten(
-            Samples(
-                features=features,
-                action=transition.action,
-                action_mask=rollout.action_mask,
-                log_prob=behaviour.log_prob(transition.action),
-                advantage=advantage,
-                value=values[0],
-                value_target=advantage + values[0],
-            )
+        return Samples(
+            features=flatten(features),
+            action=flatten(transition.action),
+            action_mask=flatten(rollout.action_mask),
+            log_prob=flatten(behaviour.log_prob(transition.action)),
+            advantage=flatten(advantage),
+            value=flatten(values[0]),
+            value_target=flatten(advantage + values[0]),
         )
 
     def loss(self, networks: Networks, samples: Samples) -> tuple[Float[Array, ""], Metrics]:
