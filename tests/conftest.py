@@ -1,0 +1,40 @@
+"""Shapes are checked in every test, and what was compiled once is kept for the next run of the suite."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+CHECKED = (
+    "bellmark.types",
+    "bellmark.maths",
+    "bellmark.networks",
+    "bellmark.experience",
+    "bellmark.algorithms.base",
+    "bellmark.algorithms.policy_gradient",
+)
+
+# before any of them is imported, for the whole session
+install_import_hook(CHECKED, "beartype.beartype")
+
+
+def keep_compiled_programs() -> None:
+    """A cache of the suite's own, so that no test depends on what a user's runs have left in theirs.
+
+    Through the environment, so that the processes that tests start share it; without a folder that can be written to,
+    the suite is slower and nothing else.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bellmark" / "tests"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        return
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+
+keep_compiled_programs()
