@@ -270,7 +270,7 @@ def test_pictures(name):
 
 
 def test_sine_and_cosine():
-    """Accurate to two units in the last place, continuous over the quarters' edges, and rightly differentiated."""
+    """Accurate to two units in the last place, at the quarters' edges too, and rightly differentiated."""
     quarters = np.arange(-60, 61)[:, None] * (np.pi / 4) + np.array([-1e-6, 0, 1e-6])
     uniform = np.random.default_rng(0).uniform(-100, 100, 100_000)
     angles = np.concatenate([quarters.ravel(), uniform]).astype(np.float32)

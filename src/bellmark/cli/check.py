@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
 
     report = check_environment(namespace.environment)
     console = Console(highlight=False)
-    console.print(f"[bold]{report.name}[/]: {report.note}\n", soft_wrap=True)
+    console.print(report.note, style="bold", markup=False, soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     for finding in report.findings:
         mark, colour = MARKS[finding.severity]

@@ -179,7 +179,9 @@ def _from_reference(reference: str, options: dict[str, Any]) -> Resolved:
             names = [key for key, value in vars(module).items() if inspect.isclass(value) or callable(value)]
             raise BadInput(f"{where} has no {name!r}{did_you_mean(name, names)}")
         found = getattr(found, part)
-    return _from_object(found, options, name=reference)
+    # A file is named in full, so that a saved configuration can be read from any folder.
+    full = f"{Path(where).resolve()}:{name}" if where.endswith(".py") else reference
+    return _from_object(found, options, name=full)
 
 
 def _module(where: str, reference: str) -> ModuleType:
