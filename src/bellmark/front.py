@@ -11,11 +11,12 @@ from bellmark.algorithms import ALGORITHMS, make_algorithm
 from bellmark.algorithms.base import AbstractAlgorithm
 from bellmark.envs.registry import Resolved, resolve
 from bellmark.errors import BadInput, unknown
-from bellmark.report.evaluate import Evaluation, evaluate
+from bellmark.report.evaluate import Evaluation, check_episodes, evaluate
 from bellmark.report.finish import Ending, finish
 from bellmark.run import train as loop
 from bellmark.run.directory import RunDirectory
 from bellmark.run.exported import TrainedPolicy, load_policies
+from bellmark.run.interrupts import Interrupts
 from bellmark.run.observers import Observer, make_observers
 from bellmark.run.presets import configured, preset
 from bellmark.run.progress import make_progress
@@ -27,9 +28,13 @@ DEFAULT_STEPS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished or interrupted run: its policies, its folder, and what it came to."""
+    """A finished or interrupted run: its policies, its folder, and what it came to.
+
+    `environment` is what it was trained on, so that `evaluate(run)` needs no name for an environment of one's own.
+    """
 
     directory: Path
+    environment: Resolved
     policies: list[TrainedPolicy]
     evaluation: Evaluation
     ending: Ending
@@ -85,10 +90,10 @@ def train(
     """
     resolved = resolve(environment, **(environment_options or {}))
     learner, default_steps = _learner(algorithm, resolved, hyperparameters)
-    _check_episodes(episodes)
+    check_episodes(episodes)
     seed_list = loop.seeds_from(seeds, seed)
     watchers = make_observers(observers) if isinstance(observers, str) else list(observers)
-    with make_progress(sys.stderr, quiet=not progress) as shown:
+    with Interrupts() as interrupts, make_progress(sys.stderr, quiet=not progress) as shown:
         trained = loop.train(
             learner,
             resolved,
@@ -100,6 +105,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             timeout=timeout,
             extra_config={"evaluation_episodes": episodes},
+            interrupts=interrupts,
         )
         return _ended(trained, episodes, shown, timeout)
 
@@ -120,7 +126,7 @@ def resume(
     configuration cannot hold, a user's own class.
     """
     watchers = make_observers(observers) if isinstance(observers, str) else list(observers)
-    with make_progress(sys.stderr, quiet=not progress) as shown:
+    with Interrupts() as interrupts, make_progress(sys.stderr, quiet=not progress) as shown:
         trained = loop.resume(
             directory,
             progress=shown,
@@ -129,6 +135,7 @@ def resume(
             observers=watchers,
             checkpoint_seconds=checkpoint_seconds,
             timeout=timeout,
+            interrupts=interrupts,
         )
         return _ended(trained, int(trained.config.get("evaluation_episodes", 100)), shown, timeout)
 
@@ -166,20 +173,26 @@ def _learner(
     return algorithm, DEFAULT_STEPS
 
 
-def _check_episodes(episodes: Any) -> None:
-    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
-        raise BadInput(f"episodes is {episodes!r}; allowed: a whole number, at least 1")
-
-
 def _ended(trained: loop.Trained, episodes: int, progress: Any, timeout: float) -> Run:
-    progress.phase("evaluating the final policy")
-    ending = finish(trained, episodes, timeout)
+    path = trained.directory.path
+    if trained.outcome == "finished":
+        progress.phase("evaluating the final policy")
+    else:
+        progress.phase("stopped and saved; evaluating the policy so far (Ctrl-C again ends at once)")
+    try:
+        ending = finish(trained, episodes, timeout)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"trained and saved in {path}; only the evaluation is missing: bellmark resume {path}"
+        ) from None
     commands = "\n".join(f"  {command}" for command in ending.next_commands)
     picture = f"picture  {ending.picture}\n" if ending.picture else ""
-    progress.finished(f"{ending.verdict}\nrun      {trained.directory.path}\n{picture}next\n{commands}")
+    progress.finished(f"{ending.verdict}\nrun      {path}\n{picture}next\n{commands}")
+    spaces = trained.environment.observation_space, trained.environment.action_space
     return Run(
-        directory=trained.directory.path,
-        policies=load_policies(trained.directory.policy),
+        directory=path,
+        environment=trained.environment,
+        policies=[TrainedPolicy(module, *spaces) for module in trained.policies],
         evaluation=ending.evaluation,
         ending=ending,
         outcome=trained.outcome,

@@ -22,6 +22,9 @@ COMMANDS = {
     "doctor": "versions, devices, and what each extra would give",
 }
 
+TRACEBACK = "BELLMARK_TRACEBACK"
+"""Set to anything, errors that nobody foresaw show where they come from."""
+
 HELP = f"""bellmark {__version__}: reinforcement learning, measured against Bellman
 
 usage: bellmark COMMAND [ARGUMENTS]      bellmark COMMAND --help
@@ -55,13 +58,27 @@ def main() -> None:
     except BellmarkError as error:
         print(f"bellmark: {error}", file=sys.stderr)
         status = 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("bellmark: interrupted", file=sys.stderr)
-        status = 130
+    except KeyboardInterrupt as stop:
+        print(f"bellmark: {stop or 'interrupted'}", file=sys.stderr, flush=True)
+        # compiled programs that still run in threads would be waited for
+        os._exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        print(f"bellmark: {unforeseen(error)}", file=sys.stderr)
+        status = 1
     sys.exit(status)
+
+
+def unforeseen(error: Exception) -> str:
+    """One line for an error that nobody meant for the user: out of memory, or somebody's bug."""
+    said = (str(error).strip().splitlines() or [""])[0][:300]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said or "Out of memory" in said:
+        return f"out of memory: {said}; fewer environments, seeds or a smaller network need less"
+    return f"{type(error).__name__}: {said} (this should not happen; {TRACEBACK}=1 shows where it comes from)"
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from bellmark.run.compilation import keep_compiled_programs
 from bellmark.run.directory import RunDirectory
 from bellmark.run.exported import TrainedPolicy, load_policies
 from bellmark.run.machine import cores
-from bellmark.run.train import environment_of
+from bellmark.run.train import check_seconds, environment_of, seeds_from
 
+MOST_EPISODES = 1_000_000
 LONGEST_EPISODE = 27_000
 """Where an environment has no time limit of its own, an episode is given up after this many steps, and counted."""
 
@@ -60,12 +61,18 @@ def evaluate(
 
     The environment of a run is its own unless another one is given.  `seed` fixes every episode's start.
     """
-    if isinstance(episodes, bool) or not isinstance(episodes, int) or episodes < 1:
-        raise BadInput(f"episodes is {episodes!r}; allowed: a whole number, at least 1")
+    check_episodes(episodes)
+    check_seconds(1.0, timeout)
+    seeds_from(1, seed)
     policies, resolved = _what_to_play(run, environment)
     keep_compiled_programs()
     returns, lengths = play_policies(policies, resolved, episodes, seed, deterministic, timeout)
     return summarise(returns, lengths, resolved.id, seed, deterministic)
+
+
+def check_episodes(episodes: Any) -> None:
+    if isinstance(episodes, bool) or not isinstance(episodes, int) or not 1 <= episodes <= MOST_EPISODES:
+        raise BadInput(f"episodes is {episodes!r}; allowed: a whole number, 1 to {MOST_EPISODES:,}")
 
 
 def summarise(
@@ -86,22 +93,31 @@ def summarise(
 
 
 def play_policies(
-    policies: Sequence[Any], environment: Resolved, episodes: int, seed: int, deterministic: bool, timeout: float
+    policies: Sequence[Any],
+    environment: Resolved,
+    episodes: int,
+    seed: int,
+    deterministic: bool,
+    timeout: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns and lengths [seeds, episodes] of policies (modules, or plain functions of observations)."""
     limit = environment.time_limit or LONGEST_EPISODE
     keys = jax.random.split(jax.random.key(seed), len(policies))
     functions = [p for p in policies if not hasattr(p, "randomness")]
-    if environment.compiled is not None and not functions:
+    compiled = environment.compiled
+    if compiled is not None and not functions:
 
         def one(pair):
-            total, length = play(environment.compiled, pair[0], pair[1], episodes, limit, deterministic)
+            total, length = play(compiled, pair[0], pair[1], episodes, limit, deterministic)
             return np.asarray(total, np.float64), np.asarray(length)
 
-        first = one((policies[0], keys[0]))
-        with ThreadPoolExecutor(cores()) as pool:
-            rest = list(pool.map(one, zip(policies[1:], keys[1:], strict=True)))
-        results = [first, *rest]
+        pool = ThreadPoolExecutor(cores())
+        try:
+            # the first one compiles; and whoever waits for a thread can be reached by Ctrl-C
+            first = pool.submit(one, (policies[0], keys[0])).result()
+            results = [first, *pool.map(one, zip(policies[1:], keys[1:], strict=True))]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
     else:
         results = [
             _on_host(policy, key, environment, episodes, limit, deterministic, timeout)
@@ -114,9 +130,10 @@ def play_policies(
 
 
 def _on_host(policy, key, environment: Resolved, episodes, limit, deterministic, timeout):
-    make = environment.make
+    make, compiled = environment.make, environment.compiled
     if make is None:
-        make = lambda: ToGymnasium(environment.compiled)  # noqa: E731
+        assert compiled is not None
+        make = lambda: ToGymnasium(compiled)  # noqa: E731
     environments = HostEnvironments(make, min(episodes, 8), environment.id, timeout)
     try:
         actor = policy if hasattr(policy, "randomness") else _Function(policy)
@@ -149,7 +166,11 @@ def _what_to_play(run: Any, environment: Any) -> tuple[list[Any], Resolved]:
     directory = getattr(run, "directory", run)
     if isinstance(directory, str | os.PathLike):
         opened = RunDirectory.open(directory)
-        resolved = environment_of(opened.read_config(), environment)
+        known = getattr(run, "environment", None)
+        if environment is None and isinstance(known, Resolved):
+            resolved = known
+        else:
+            resolved = environment_of(opened.read_config(), environment)
         return [policy.module for policy in load_policies(opened.policy)], resolved
     if environment is None:
         raise BadInput("a policy on its own needs an environment to be evaluated in")
@@ -182,7 +203,9 @@ def play_frames(
     config = opened.read_config()
     policies = load_policies(opened.policy)
     if not 0 <= seed_index < len(policies):
-        raise BadInput(f"seed index {seed_index} was asked for; this run has {len(policies)} seeds, counted from 0")
+        raise BadInput(
+            f"seed index {seed_index} was asked for; this run has {len(policies)} seeds, counted from 0"
+        )
     policy = policies[seed_index]
     resolved = environment_of(config, environment)
     if resolved.compiled is not None:

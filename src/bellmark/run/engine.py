@@ -3,13 +3,14 @@
     CompiledEngine    one program per seed, the whole loop inside it; seeds run side by side, one thread each
     HostEngine        Gymnasium environments: collect in Python, update compiled
 
-Both give `advance(states, rows) -> (states, metrics)`, and neither lets the number of rows, or the other seeds, change a
-bit of any seed's result: a seed is always computed by the same program on arrays of the same shape.  On a CPU that is
+Both give `advance(states, rows) -> (states, metrics)`, and neither lets the number of rows, or the other seeds,
+change a bit of any seed's result: a seed is always computed by the same program on arrays of the same shape.  On a CPU that is
 also the fastest way, for a thread keeps a core busy where a batched matrix product of ten small networks does not
 (`docs/decisions/0003-seeds-are-threads.md`); on an accelerator seeds are vmapped instead.
 """
 
 import concurrent.futures
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,13 +19,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from bellmark.algorithms.base import AbstractAlgorithm, AbstractLearner
 from bellmark.experience.host_rollout import HostProblem
-from bellmark.experience.rollout import CompiledProblem
+from bellmark.experience.rollout import CompiledProblem, count_broken
 from bellmark.run.machine import cores
-from bellmark.run.rows import average, weigh
-from bellmark.types import Episodes
+from bellmark.run.rows import BROKEN, PARAMETERS, average, weigh
+from bellmark.types import Episodes, Metrics
 
 ROWS = 256
 """At most this many rows come back at once: the size of the compiled loop's buffer."""
@@ -54,13 +56,23 @@ class CompiledEngine:
         return [shape for _ in self.seeds]
 
     def start(self) -> list[Any]:
-        return [self._init(self.problem, jax.random.key(seed)) for seed in self.seeds]
+        def begin(seed: int) -> Any:
+            return self._init(self.problem, jax.random.key(seed))
+
+        return [self._pool.submit(begin, seed).result() for seed in self.seeds]
 
     def compile(self, states: list[Any]) -> None:
         """Compile the training loop: the only compilation of the run, whatever the rows asked for later."""
+        self._pool.submit(self._compile, states).result()
+
+    def _compile(self, states: list[Any]) -> None:
         arrays, static = eqx.partition(self.problem, eqx.is_array)
         self._problem_arrays = arrays
-        step, row_every = self.algorithm.step, self.row_every
+        algorithm, row_every = self.algorithm, self.row_every
+
+        def step(problem, state):
+            after, metrics = algorithm.step(problem, state)
+            return after, watched(state, after, metrics)
 
         def loop(arrays, state, iterations):
             problem = eqx.combine(arrays, static)
@@ -101,7 +113,7 @@ class CompiledEngine:
             return state, jax.tree.map(np.asarray, buffer)
 
         if self.vectorised:
-            state, buffer = run(stack(states))
+            state, buffer = self._pool.submit(run, stack(states)).result()
             states = [jax.tree.map(lambda x, i=i: x[i], state) for i in range(len(states))]
             buffers = [jax.tree.map(lambda x, i=i: x[i], buffer) for i in range(len(states))]
         else:
@@ -116,6 +128,9 @@ class CompiledEngine:
         return states
 
     def restored(self, states: list[Any]) -> list[Any]:
+        return states
+
+    def rewound(self, states: list[Any]) -> list[Any]:
         return states
 
     def close(self) -> None:
@@ -137,27 +152,49 @@ class HostEngine:
         self.seconds = {"collect": 0.0, "update": 0.0}
         self.interruptible = False
         self._init = eqx.filter_jit(lambda problem, key: algorithm.init(problem, key))
-        self._update = jax.jit(lambda state, data: algorithm.update(state, data))
-        self._in_flight: list[Any] | None = None
+        self._update = jax.jit(self._watched_update)
+        self._compiled = False
+        self._before: list[Any] = []
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
 
     def template(self) -> list[Any]:
-        return [eqx.filter_eval_shape(self._init, p, jax.random.key(0)) for p in self.problems]
+        shape = eqx.filter_eval_shape(self._init, self._without_state(0), jax.random.key(0))
+        return self.captured([shape for _ in self.seeds])
 
     def start(self) -> list[Any]:
-        pairs = zip(self.problems, self.seeds, strict=True)
-        return [self._init(problem, jax.random.key(seed)) for problem, seed in pairs]
+        def begin(index: int, seed: int) -> Any:
+            return self._init(self._without_state(index), jax.random.key(seed))
+
+        return self.captured(
+            [self._pool.submit(begin, i, seed).result() for i, seed in enumerate(self.seeds)]
+        )
+
+    def _without_state(self, index: int) -> HostProblem:
+        """A problem with one seed's first observations and no state of its environments.
+
+        All seeds share the first one's static part, so that `init` compiles once; and the environments' float64 state
+        never goes through a compiled function, which would round it.
+        """
+        own = self.problems[index]
+        return dataclasses.replace(self.problems[0], observation=own.observation, mask=own.mask, state=None)
 
     def compile(self, states: list[Any]) -> None:
         """The update compiles with its first data."""
 
     def advance(self, states: list[Any], iterations: int) -> tuple[list[Any], Rows]:
-        """`iterations` more of every seed.  An interrupt while environments are stepped leaves `states` valid."""
-        table = []
+        """`iterations` more of every seed; fewer where parameters break, which the rows then say.
+
+        After an interrupt while environments were stepped, `rewound` leads back to where `advance` began.
+        """
+        self._before = self.captured(states) if self.restorable else states
+        table: list[list[dict[str, float]]] = []
         for first in range(0, iterations, self.row_every):
             length = min(self.row_every, iterations - first)
             results = [self._row(p, s, length) for p, s in zip(self.problems, states, strict=True)]
             states = [state for state, _ in results]
             table.append([row for _, row in results])
+            if any(row[PARAMETERS] for row in table[-1]):
+                break
         names = table[0][0]
         return states, {
             name: np.array([[row[name] for row in rows] for rows in table], np.float64) for name in names
@@ -171,13 +208,30 @@ class HostEngine:
             state, data = self.algorithm.collect(problem, state)
             self.interruptible = False
             collected = time.perf_counter()
-            state, metrics = self._update(state, data)
+            state, metrics = self._updated(state, data)
             added = _weigh(metrics)
             sums = added if sums is None else jax.tree.map(lambda a, b: a + b, sums, added)
             sums = jax.block_until_ready(sums)
             self.seconds["collect"] += collected - began
             self.seconds["update"] += time.perf_counter() - collected
+            if sums[PARAMETERS] > 0:
+                break  # what such a policy does to an environment would be blamed on the environment
         return state, {name: float(value) for name, value in _average(sums).items()}
+
+    def _updated(self, state: Any, data: Any) -> tuple[Any, Metrics]:
+        """The update, which the environments' own state goes around; its compilation leaves the main thread free."""
+        numbers = _episodes(lambda e: dataclasses.replace(e, state=None), state)
+        if self._compiled:
+            after, metrics = self._update(numbers, data)
+        else:
+            after, metrics = self._pool.submit(self._update, numbers, data).result()
+            self._compiled = True
+        kept = iter(_episode_states(state))
+        return _episodes(lambda e: dataclasses.replace(e, state=next(kept)), after), metrics
+
+    def _watched_update(self, state: Any, data: Any) -> tuple[Any, Metrics]:
+        after, metrics = self.algorithm.update(state, data)
+        return after, watched(state, after, metrics)
 
     def captured(self, states: list[Any]) -> list[Any]:
         return [_episodes(p.captured, s) for p, s in zip(self.problems, states, strict=True)]
@@ -185,11 +239,16 @@ class HostEngine:
     def restored(self, states: list[Any]) -> list[Any]:
         return [_episodes(p.restored, s) for p, s in zip(self.problems, states, strict=True)]
 
+    def rewound(self, states: list[Any]) -> list[Any]:
+        """The states as they were when `advance` was last called, and the environments with them if they can be."""
+        return self.restored(self._before) if self.restorable else states
+
     @property
     def restorable(self) -> bool:
         return all(problem.environments.can_restore for problem in self.problems)
 
     def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
         for problem in self.problems:
             problem.environments.close()
 
@@ -208,7 +267,31 @@ def shapes_to_zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def _episodes(change: Callable[[Episodes], Episodes], state: Any) -> Any:
+def watched(before: Any, after: Any, metrics: Metrics) -> Metrics:
+    """`metrics` with the number of parameters that an iteration broke.
+
+    What an environment returns to a policy whose parameters were broken before is not the environment's fault, so its
+    own count of NaN and infinite numbers is kept only for iterations that began with finite ones.
+    """
+    sound = broken_numbers(before) == 0
+    kept = {
+        name: jnp.where(sound, value, 0) if name.startswith(BROKEN) else value
+        for name, value in metrics.items()
+    }
+    return {**kept, PARAMETERS: broken_numbers(after)}
+
+
+def broken_numbers(state: Any) -> Int[Array, ""]:
+    """How many numbers of a state are NaN or infinite, the episodes in flight left aside."""
+    return count_broken(_episodes(lambda episodes: None, state))
+
+
+def _episode_states(state: Any) -> list[Any]:
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Episodes))
+    return [leaf.state for leaf in leaves if isinstance(leaf, Episodes)]
+
+
+def _episodes(change: Callable[[Episodes], Any], state: Any) -> Any:
     """`state` with `change` applied to the episodes in flight, wherever the algorithm keeps them."""
     return jax.tree.map(
         lambda x: change(x) if isinstance(x, Episodes) else x,

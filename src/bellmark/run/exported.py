@@ -19,11 +19,11 @@ import numpy as np
 
 from bellmark.algorithms import fields_of, make_algorithm
 from bellmark.envs import spaces
-from bellmark.errors import BadInput, CorruptFile
+from bellmark.errors import BadInput, BellmarkError, CorruptFile
 from bellmark.experience.evaluation import act
 from bellmark.experience.host_rollout import actor_for
 from bellmark.run.checkpoint import load_tree, save_tree
-from bellmark.run.disk import write_atomic
+from bellmark.run.disk import reason, remove, temporary_name, write_atomic
 from bellmark.types import Episodes
 
 
@@ -129,8 +129,22 @@ def save_policies(
     observation_space: gymnasium.Space,
     action_space: gymnasium.Space,
 ) -> None:
-    """Write the policies of a run, arrays first, so that a policy.json never stands without them."""
-    directory.mkdir(exist_ok=True)
+    """Write the policies of a run in the place of earlier ones: a reader finds the old folder, the new one, or none."""
+    fresh, old = (directory.with_name(temporary_name(f"{directory.name}-{age}")) for age in ("new", "old"))
+    try:
+        fresh.mkdir()
+        _write_policies(fresh, algorithm, policies, seeds, observation_space, action_space)
+        if directory.exists():
+            directory.rename(old)
+        fresh.rename(directory)
+    except OSError as error:
+        raise BellmarkError(f"{directory} was not written: {reason(error)}") from None
+    finally:
+        remove(old)
+        remove(fresh)
+
+
+def _write_policies(directory, algorithm, policies, seeds, observation_space, action_space) -> None:
     digest = save_tree(directory / "policy.safetensors", list(policies))
     description = {
         "format": 1,
@@ -147,7 +161,7 @@ def load_policies(directory: Path) -> list[TrainedPolicy]:
     """The policies of a run, one per seed; `BadInput` where there are none, `CorruptFile` where they are damaged."""
     path = directory / "policy.json"
     if not path.is_file():
-        raise BadInput(f"{directory} holds no policy.json: has the run finished, or been interrupted by Ctrl-C?")
+        raise BadInput(f"{directory} holds no policy.json; bellmark resume {directory.parent} writes one")
     try:
         description = json.loads(path.read_bytes())
         fields = description["algorithm"]["fields"]

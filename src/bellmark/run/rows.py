@@ -6,6 +6,7 @@ from bellmark.types import Metrics
 
 COUNT = "episode/count"
 BROKEN = "broken/"
+PARAMETERS = "broken/parameters"
 
 
 def weigh(metrics: Metrics) -> Metrics:

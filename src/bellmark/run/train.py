@@ -4,19 +4,17 @@
         advance every seed by a chunk of iterations             (about half a second)
         refuse NaN, write the rows, tell whoever watches, save a checkpoint now and then
 
-How long a chunk is depends on the machine's speed; what is computed does not.  A run can therefore be killed anywhere and
-resumed, and its metrics, parameters, optimiser, normalisers, episodes in flight and keys are bit for bit what they
+How long a chunk is depends on the machine's speed; what is computed does not.  A run can therefore be killed anywhere
+and resumed, and its metrics, parameters, optimiser, normalisers, episodes in flight and keys are bit for bit what they
 would have been, on the same kind of machine with the same versions.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +33,18 @@ from bellmark.experience.rollout import CompiledProblem
 from bellmark.run import checkpoint
 from bellmark.run.compilation import keep_compiled_programs
 from bellmark.run.directory import MetricsWriter, RunDirectory, versions
-from bellmark.run.disk import remove_leftovers
+from bellmark.run.disk import remove, remove_leftovers
 from bellmark.run.engine import ROWS, CompiledEngine, Engine, HostEngine
 from bellmark.run.exported import save_policies
+from bellmark.run.interrupts import Interrupts
 from bellmark.run.observers import Guard, Observer
 from bellmark.run.progress import Progress
-from bellmark.run.rows import BROKEN
+from bellmark.run.rows import BROKEN, PARAMETERS
 from bellmark.types import Episodes
 
 CHUNK_SECONDS = 0.5
 MOST_ROWS_PER_RUN = 2000
+MOST_SEEDS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +72,15 @@ def seeds_from(seeds: int | Sequence[int], seed: int = 0) -> list[int]:
     if isinstance(seeds, bool) or isinstance(seed, bool) or not isinstance(seed, int):
         raise BadInput(f"seed is {seed!r} and seeds {seeds!r}; whole numbers are allowed")
     if isinstance(seeds, int):
-        if seeds < 1:
-            raise BadInput(f"seeds is {seeds}; allowed: at least 1")
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise BadInput(f"seeds is {seeds}; allowed: 1 to {MOST_SEEDS}")
         listed = list(range(seed, seed + seeds))
+    elif isinstance(seeds, Sequence) and all(type(s) is int for s in seeds):
+        listed = list(seeds)
     else:
-        listed = [int(s) for s in seeds]
-    if not listed or len(set(listed)) < len(listed):
-        raise BadInput(f"seeds is {listed}; allowed: one or more different whole numbers")
+        raise BadInput(f"seeds is {seeds!r}; allowed: how many, or a list of whole numbers")
+    if not 1 <= len(set(listed)) == len(listed) <= MOST_SEEDS:
+        raise BadInput(f"seeds is {listed}; allowed: 1 to {MOST_SEEDS} different whole numbers")
     if min(listed) < 0 or max(listed) >= 2**32:
         raise BadInput(f"seeds run from {min(listed)} to {max(listed)}; allowed: 0 to 2³² − 1")
     return listed
@@ -90,6 +92,16 @@ def checked_steps(steps: Any) -> int:
     if steps != int(steps) or steps >= 2**53:
         raise BadInput(f"steps is {steps!r}; allowed: a whole number below 2⁵³")
     return int(steps)
+
+
+def check_seconds(checkpoint_seconds: Any, timeout: Any) -> None:
+    for name, given in {"checkpoint_seconds": checkpoint_seconds, "timeout": timeout}.items():
+        if (
+            isinstance(given, bool)
+            or not isinstance(given, int | float)
+            or not 0 < given < threading.TIMEOUT_MAX
+        ):
+            raise BadInput(f"{name} is {given!r}; allowed: more than 0 seconds, finite")
 
 
 def train(
@@ -104,14 +116,19 @@ def train(
     checkpoint_seconds: float = 30.0,
     timeout: float = 60.0,
     extra_config: dict[str, Any] | None = None,
+    interrupts: Interrupts | None = None,
 ) -> Trained:
-    """Train from the start.  Nothing is written before everything that can be checked has been checked."""
+    """Train from the start.  Nothing is written before everything that can be checked has been checked.
+
+    What fails or is interrupted before anything was trained leaves nothing behind.
+    """
     keep_compiled_programs()
     steps = checked_steps(steps)
+    check_seconds(checkpoint_seconds, timeout)
     probe = _Probe(environment)
     algorithm.check(probe)
     per_iteration = algorithm.steps_per_iteration(probe)
-    iterations = -(-steps // per_iteration)
+    iterations = whole_iterations(steps, per_iteration)
     config = {
         "algorithm": {"name": algorithm.name, "fields": fields_of(algorithm)},
         "environment": {
@@ -131,11 +148,40 @@ def train(
         "row_every": -(-iterations // MOST_ROWS_PER_RUN),
         **(extra_config or {}),
     }
+    existed = directory is not None and Path(directory).expanduser().is_dir()
     run = RunDirectory.create(algorithm.name, environment.id, directory)
-    loop = _Loop(run, config, algorithm, environment, progress, observers, checkpoint_seconds, timeout)
+    loop = _Loop(
+        run, config, algorithm, environment, progress, observers, checkpoint_seconds, timeout, interrupts
+    )
     with run.lock():
-        run.write_config(config)
-        return loop.go(fresh=True)
+        try:
+            run.write_config(config)
+            return loop.go(fresh=True)
+        except BaseException as error:
+            nothing = loop.iteration == 0 and isinstance(error, KeyboardInterrupt)
+            if nothing or not checkpoint.steps(run.path):
+                _discard(run.path, itself=not existed)
+            if nothing:
+                raise KeyboardInterrupt("interrupted before anything was trained; nothing is kept") from None
+            raise
+
+
+def _discard(path: Path, itself: bool) -> None:
+    """Delete a run that never came to a checkpoint; a folder that stood before is only emptied."""
+    for entry in list(path.iterdir()):
+        remove(entry)
+    if itself:
+        remove(path)
+
+
+def whole_iterations(steps: int, per_iteration: int) -> int:
+    """Iterations that take at least `steps` environment steps."""
+    iterations = -(-steps // per_iteration)
+    if iterations >= 2**31:
+        raise BadInput(
+            f"steps is {steps:,}, {iterations:,} iterations of {per_iteration:,}; fewer than 2³¹ iterations are allowed"
+        )
+    return iterations
 
 
 def resume(
@@ -147,9 +193,14 @@ def resume(
     observers: Sequence[Observer] = (),
     checkpoint_seconds: float = 30.0,
     timeout: float = 60.0,
+    interrupts: Interrupts | None = None,
 ) -> Trained:
-    """Go on from the newest good checkpoint, to the run's own number of steps or to more."""
+    """Go on from the newest good checkpoint, to the run's own number of steps or to more.
+
+    A run that was killed before its first checkpoint begins again, which is the same.
+    """
     keep_compiled_programs()
+    check_seconds(checkpoint_seconds, timeout)
     run = RunDirectory.open(directory)
     with run.lock():
         remove_leftovers(run.path)
@@ -160,18 +211,33 @@ def resume(
         algorithm.check(_Probe(resolved))
         if steps is not None:
             if checked_steps(steps) < config["steps"]:
-                raise BadInput(f"steps is {steps}; this run has {config['steps']:,} already: more are allowed")
+                raise BadInput(
+                    f"steps is {steps:,}; this run has {config['steps']:,} already: more are allowed"
+                )
             config["steps"] = steps
+            whole_iterations(steps, config["steps_per_iteration"])
         if (old := config.get("versions")) and old != versions():
             changed = [f"{k} {old.get(k)} → {v}" for k, v in versions().items() if old.get(k) != v]
             progress.warning(
                 f"versions have changed ({', '.join(changed)}): the rest of this run may differ in the last bits"
             )
-        loop = _Loop(run, config, algorithm, resolved, progress, observers, checkpoint_seconds, timeout)
-        trained = loop.go(fresh=False)
-        if steps is not None:
-            run.write_config(config)
-        return trained
+        loop = _Loop(
+            run, config, algorithm, resolved, progress, observers, checkpoint_seconds, timeout, interrupts
+        )
+        try:
+            return loop.go(fresh=not checkpoint.steps(run.path))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted before going on; {_standing(run)}: bellmark resume {run.path}"
+            ) from None
+
+
+def _standing(run: RunDirectory) -> str:
+    """Which checkpoint stands, for the end of an error's line."""
+    found = checkpoint.steps(run.path)
+    if not found:
+        return f"{run.path} has no checkpoint"
+    return f"the last good checkpoint stands at step {found[-1]:,} in {run.path}"
 
 
 def environment_of(config: dict[str, Any], given: Any = None) -> Resolved:
@@ -213,20 +279,21 @@ def load_states(directory: str | os.PathLike[str], environment: Any = None) -> t
 
 def open_engine(algorithm: Any, environment: Resolved, config: dict[str, Any], timeout: float) -> Engine:
     """The engine for a problem: a compiled one where the environment is compiled."""
-    seeds, row_every, budget = config["seeds"], config["row_every"], config["steps"]
+    seeds, row_every, per_iteration = config["seeds"], config["row_every"], config["steps_per_iteration"]
+    budget = whole_iterations(config["steps"], per_iteration) * per_iteration
     if environment.compiled is not None:
         problem = CompiledProblem(environment.compiled, budget, environment.time_limit)
         return CompiledEngine(algorithm, problem, seeds, row_every)
-    problems: list[HostProblem] = []
+    opened: list[HostEnvironments] = []
     try:
+        problems = []
         for seed in seeds:
-            environments = HostEnvironments(
-                environment.make, getattr(algorithm, "environments", 1), environment.id, timeout  # type: ignore
-            )
-            problems.append(HostProblem.open(environments, budget, environment.time_limit, seed))
+            count = getattr(algorithm, "environments", 1)
+            opened.append(HostEnvironments(environment.make, count, environment.id, timeout))  # type: ignore
+            problems.append(HostProblem.open(opened[-1], budget, environment.time_limit, seed))
     except BaseException:
-        for problem in problems:
-            problem.environments.close()
+        for environments in opened:
+            environments.close()
         raise
     return HostEngine(algorithm, problems, seeds, row_every)
 
@@ -256,14 +323,26 @@ class _Probe:
 
 
 class _Loop:
-    def __init__(self, run, config, algorithm, environment, progress, observers, checkpoint_seconds, timeout):
+    def __init__(
+        self,
+        run,
+        config,
+        algorithm,
+        environment,
+        progress,
+        observers,
+        checkpoint_seconds,
+        timeout,
+        interrupts,
+    ):
+        self.interrupts: Interrupts = interrupts or Interrupts()
         self.run, self.config = run, config
         self.algorithm, self.environment = algorithm, environment
         self.progress: Progress = progress
         self.guard = Guard(observers, progress.warning)
         self.checkpoint_seconds, self.timeout = checkpoint_seconds, timeout
         self.per_iteration = config["steps_per_iteration"]
-        self.iterations = -(-config["steps"] // self.per_iteration)
+        self.iterations = whole_iterations(config["steps"], self.per_iteration)
         self.iteration = 0
         self.seconds = 0.0
         self.spent = {"compile": 0.0, "checkpoint": 0.0}
@@ -280,23 +359,18 @@ class _Loop:
             self.progress.phase("preparing the environments and the first state")
             began = time.perf_counter()
             engine = open_engine(self.algorithm, self.environment, self.config, self.timeout)
-            with MetricsWriter(self.run.metrics_path) as writer, _interrupts(engine) as interrupt:
+            with MetricsWriter(self.run.metrics_path) as writer:
                 states = self._begin(engine, writer, fresh)
+                self._say_size(states)
                 if self.iteration < self.iterations:
                     self.progress.phase("compiling the training loop")
                     engine.compile(states)
                     self.spent["compile"] = time.perf_counter() - began
-                    states = self._advance(engine, states, writer, interrupt)
+                with self.interrupts.noted(lambda: engine.interruptible):
+                    states = self._advance(engine, states, writer)
+                    if self.iteration == 0:
+                        raise KeyboardInterrupt
                 outcome = "finished" if self.iteration >= self.iterations else "interrupted"
-                policies = [self.algorithm.policy(state) for state in states]
-                save_policies(
-                    self.run.policy,
-                    self.algorithm,
-                    policies,
-                    seeds,
-                    self.environment.observation_space,
-                    self.environment.action_space,
-                )
         finally:
             if engine is not None:
                 engine.close()
@@ -313,9 +387,19 @@ class _Loop:
             shares={**self.spent, **engine.seconds},
         )
 
+    def _say_size(self, states: list[Any]) -> None:
+        """What a checkpoint will hold and what every seed takes of the memory; it does not grow with the steps."""
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(states))
+        each = f" ({len(states)} × {bytes_in_words(size / len(states))})" if len(states) > 1 else ""
+        self.progress.message(
+            f"state {bytes_in_words(size)}{each}, saved every {self.checkpoint_seconds:g} s"
+        )
+
     def _begin(self, engine: Engine, writer: MetricsWriter, fresh: bool) -> list[Any]:
         if fresh:
+            writer.truncate_to(0)
             states = engine.start()
+            self._refuse_broken_start(states)
             self._save(engine, states, writer)
             return states
         found = checkpoint.latest(self.run.path, engine.template())
@@ -328,24 +412,39 @@ class _Loop:
                 f"{self.environment.id} cannot be put back into a saved state: "
                 "the episodes that were in flight are dropped and new ones begin"
             )
-        self.progress.message(f"going on from step {found.step:,}")
-        horizon = jnp.array(max(self.iterations, 1), jnp.int32)
+        if self.iteration >= self.iterations:
+            self.progress.message(
+                f"this run is finished at step {found.step:,}; its policy is evaluated again"
+            )
+        else:
+            self.progress.message(f"going on from step {found.step:,}")
+        # config.json follows only now, when the checkpoint is known to be good
+        if self.config["steps"] != self.run.read_config()["steps"]:
+            self.run.write_config(self.config)
+        # an extended run anneals over its new length; each state gets an array of its own, for it is given away
         states = [
-            dataclasses.replace(s, horizon=horizon) if hasattr(s, "horizon") else s for s in found.state
+            dataclasses.replace(s, horizon=jnp.array(self.iterations, jnp.int32))
+            if hasattr(s, "horizon")
+            else s
+            for s in found.state
         ]
         return engine.restored(states)
 
-    def _advance(self, engine: Engine, states: list[Any], writer: MetricsWriter, interrupt) -> list[Any]:
+    def _advance(self, engine: Engine, states: list[Any], writer: MetricsWriter) -> list[Any]:
         row_every = self.config["row_every"]
         rows = 1
         saved_at = time.monotonic()
-        while self.iteration < self.iterations and not interrupt.is_set():
+        if self.iteration >= self.iterations:
+            self._export(states)
+            return states
+        while self.iteration < self.iterations and not self.interrupts.asked:
             chunk = min(rows * row_every, self.iterations - self.iteration)
             began = time.perf_counter()
             try:
                 states, metrics = engine.advance(states, chunk)
             except KeyboardInterrupt:
-                break  # an environment was being stepped; `states` is where the last row left it
+                states = engine.rewound(states)  # an environment was being stepped: the row is given up
+                break
             elapsed = time.perf_counter() - began
             self._refuse_broken(metrics, row_every)
             self._record(metrics, row_every, chunk, elapsed, writer)
@@ -361,26 +460,41 @@ class _Loop:
         return states
 
     def _refuse_broken(self, metrics: dict[str, np.ndarray], row_every: int) -> None:
-        for name, table in metrics.items():
-            bad = (table > 0) if name.startswith(BROKEN) else ~np.isfinite(table)
-            if name.startswith("episode/") or not bad.any():
-                continue
-            row, column = (int(i) for i in np.argwhere(bad)[0])
-            first = (self.iteration + row * row_every) * self.per_iteration
-            where = f"seed {self.config['seeds'][column]}, steps {first:,} to {first + row_every * self.per_iteration:,}"
-            stands = f"the last good checkpoint stands at step {checkpoint.steps(self.run.path)[-1]:,} in {self.run.path}"
-            if name.startswith(BROKEN):
-                kind = name.removeprefix(BROKEN)
-                raise EnvironmentFailure(
-                    f"{self.environment.id} returned {int(table[row, column])} NaN or infinite {kind} ({where}); {stands}"
-                )
-            broken = [n for n in metrics if any(n.startswith(k) for k in (BROKEN,)) and metrics[n][row, column] > 0]
-            source = (
-                f"the environment had returned NaN or infinite {broken[0].removeprefix(BROKEN)}"
-                if broken
-                else "observations and rewards were finite, so it arose in the update: a smaller learning_rate is the usual remedy"
+        """Stop at the earliest row that holds NaN or infinity, and say where it came from.
+
+        Within a row, what an environment returned comes before the parameters that it spoilt, and those before losses.
+        """
+        names = sorted(
+            (name for name in metrics if not name.startswith("episode/")),
+            key=lambda name: (not name.startswith(BROKEN), name == PARAMETERS),
+        )
+        bad = np.stack([metrics[n] > 0 if n.startswith(BROKEN) else ~np.isfinite(metrics[n]) for n in names])
+        if not bad.any():
+            return
+        row, place, column = (int(i) for i in np.argwhere(bad.swapaxes(0, 1))[0])
+        name, value = names[place], metrics[names[place]][row, column]
+        first = (self.iteration + row * row_every) * self.per_iteration
+        last = min(first + row_every * self.per_iteration, self.iterations * self.per_iteration)
+        where = f"seed {self.config['seeds'][column]}, steps {first:,} to {last:,}"
+        if name.startswith(BROKEN) and name != PARAMETERS:
+            kind = name.removeprefix(BROKEN)
+            what = f"{int(value)} NaN or infinite {kind if value > 1 else kind.removesuffix('s')}"
+            raise EnvironmentFailure(
+                f"{self.environment.id} returned {what} ({where}); {_standing(self.run)}"
             )
-            raise NonFiniteLoss(f"{name} became {table[row, column]} ({where}): {source}; {stands}")
+        what = "the parameters became NaN or infinite" if name == PARAMETERS else f"{name} became {value}"
+        raise NonFiniteLoss(
+            f"{what} ({where}): observations and rewards were finite, so it arose in the update, "
+            f"where a smaller learning_rate is the usual remedy; {_standing(self.run)}"
+        )
+
+    def _refuse_broken_start(self, states: list[Any]) -> None:
+        for seed, state in zip(self.config["seeds"], states, strict=True):
+            for episodes in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, Episodes)):
+                if isinstance(episodes, Episodes) and not _finite(episodes.observation):
+                    raise EnvironmentFailure(
+                        f"{self.environment.id}: the first observation holds NaN or infinity (seed {seed}, step 0)"
+                    )
 
     def _record(self, metrics, row_every: int, chunk: int, elapsed: float, writer: MetricsWriter) -> None:
         shown = {name: table for name, table in metrics.items() if not name.startswith(BROKEN)}
@@ -402,8 +516,13 @@ class _Loop:
 
     def _show(self, engine: Engine, metrics: dict[str, np.ndarray], chunk: int, elapsed: float) -> None:
         if "episode/return" in metrics:
-            self.recent = [*self.recent, *np.split(metrics["episode/return"], len(metrics["episode/return"]))][-20:]
-        window = np.concatenate(self.recent) if self.recent else np.full((1, len(self.config["seeds"])), np.nan)
+            self.recent = [
+                *self.recent,
+                *np.split(metrics["episode/return"], len(metrics["episode/return"])),
+            ][-20:]
+        window = (
+            np.concatenate(self.recent) if self.recent else np.full((1, len(self.config["seeds"])), np.nan)
+        )
         returns = [float(np.mean(c[np.isfinite(c)])) if np.isfinite(c).any() else math.nan for c in window.T]
         spread = metrics.get("episode/return_std")
         self.progress.update(
@@ -422,8 +541,14 @@ class _Loop:
         )
 
     def _save(self, engine: Engine, states: list[Any], writer: MetricsWriter) -> None:
+        """A checkpoint, and the policies beside it, so that a run that is killed can be played as it stands."""
         began = time.perf_counter()
-        self._refuse_broken_state(states)
+        for seed, state in zip(self.config["seeds"], states, strict=True):
+            if not _finite(state):
+                raise NonFiniteLoss(
+                    f"the state holds NaN or infinity (seed {seed}, step {self.iteration * self.per_iteration:,}); "
+                    f"{_standing(self.run)}"
+                )
         step = self.iteration * self.per_iteration
         path = checkpoint.save(
             self.run.path,
@@ -433,45 +558,26 @@ class _Loop:
             seconds=self.seconds,
             metrics_bytes=writer.sync(),
         )
+        self._export(states)
         self.guard.saved(step, path)
         self.spent["checkpoint"] += time.perf_counter() - began
 
-    def _refuse_broken_state(self, states: list[Any]) -> None:
-        """A checkpoint never holds NaN: what an update left is looked at before it is saved."""
-        for seed, state in zip(self.config["seeds"], states, strict=True):
-            known = jax.tree.map(
-                lambda x: None if isinstance(x, Episodes) else x, state, is_leaf=lambda x: isinstance(x, Episodes)
-            )
-            for path, leaf in jax.tree_util.tree_leaves_with_path(known):
-                if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all():
-                    earlier = checkpoint.steps(self.run.path)
-                    stands = f"; the last good checkpoint stands at step {earlier[-1]:,}" if earlier else ""
-                    raise NonFiniteLoss(
-                        f"the state's {jax.tree_util.keystr(path)} holds NaN or infinity "
-                        f"(seed {seed}, step {self.iteration * self.per_iteration:,}){stands} in {self.run.path}"
-                    )
+    def _export(self, states: list[Any]) -> None:
+        save_policies(
+            self.run.policy,
+            self.algorithm,
+            [self.algorithm.policy(state) for state in states],
+            self.config["seeds"],
+            self.environment.observation_space,
+            self.environment.action_space,
+        )
 
 
-@contextlib.contextmanager
-def _interrupts(engine: Engine) -> Iterator[threading.Event]:
-    """Ctrl-C once sets the event (and interrupts environments that are being stepped); twice ends the process at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(number, frame):
-        if event.is_set():
-            os._exit(130)
-        event.set()
-        if engine.interruptible:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _finite(tree: Any) -> bool:
+    """Whether every number of a state is finite, the episodes in flight left aside."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, Episodes))
+    numbers = [leaf for leaf in leaves if not isinstance(leaf, Episodes)]
+    return all(np.isfinite(np.asarray(x)).all() for x in numbers if jnp.issubdtype(x.dtype, jnp.floating))
 
 
 def _is_plain(value: Any) -> bool:
@@ -482,5 +588,10 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
-def policy_directory(directory: str | os.PathLike[str]) -> Path:
-    return RunDirectory.open(directory).policy
+def bytes_in_words(count: float) -> str:
+    """`812 B`, `56.3 kB`, `1.2 GB`."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
