@@ -1,8 +1,8 @@
 """Heads: how a network's outputs become a distribution over an action space.
 
-A head says how many outputs it needs, turns outputs into a distribution of `bellmark.maths.distributions`, and acts from
-noise drawn beforehand, `act(outputs, noise)`: that is how a rollout draws its random numbers in one call.  `on_host`
-gives `act` for NumPy arrays, so that a host process acts without a compiled call per step.
+A head says how many outputs it needs, turns outputs into a distribution of `bellmark.maths.distributions`, and acts
+from noise drawn beforehand, `act(outputs, noise)`: that is how a rollout draws its random numbers in one call.
+`on_host` gives `act` for NumPy arrays, so that a host process acts without a compiled call per step.
 """
 
 from collections.abc import Callable
