@@ -177,6 +177,9 @@ def test_windy_gridworld_takes_fifteen_steps_or_seven():
     still = examples.windy_gridworld(kings_moves=True, stand_still=True)
     assert still.initial_distribution @ optimal_values(still, 1.0) == -7
     assert examples.windy_gridworld(gusts=True).branching is None
+    # Walking right from the column of the strongest wind, one is lifted by two; at the top the edge holds.
+    assert mdp.transitions(mdp.index((3, 6)), 1) == [(1.0, mdp.index((1, 7)), -1.0, False)]
+    assert mdp.transitions(mdp.index((0, 6)), 1) == [(1.0, mdp.index((0, 7)), -1.0, False)]
 
 
 def test_dyna_maze_takes_fourteen_steps():

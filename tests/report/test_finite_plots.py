@@ -167,6 +167,15 @@ def test_routes_end_where_they_should():
     assert likely_route(endless, np.ones(6, int), np.zeros(6)) == []
 
 
+def test_a_fall_is_not_a_route_however_likely():
+    def walk(place, _):
+        return [(0.4, place, -5.0, True), (0.6, place + 1, float(place == 3), place == 3)]
+
+    mdp = FiniteMDP.from_function([0], lambda place: ["go"], walk)
+    solution = solve(mdp, 0.9)
+    assert [mdp.states[s] for s in likely_route(mdp, solution.policy, solution.values)] == [0, 1, 2, 3, 4]
+
+
 def test_what_counts_as_visited_and_settled():
     cliff = examples.cliff_walking()
     assert np.flatnonzero(~visited(cliff)).tolist() == list(range(37, 48))
