@@ -4,9 +4,9 @@
     HostEngine        Gymnasium environments: collect in Python, update compiled
 
 Both give `advance(states, rows) -> (states, metrics)`, and neither lets the number of rows, or the other seeds,
-change a bit of any seed's result: a seed is always computed by the same program on arrays of the same shape.  On a CPU that is
-also the fastest way, for a thread keeps a core busy where a batched matrix product of ten small networks does not
-(`docs/decisions/0003-seeds-are-threads.md`); on an accelerator seeds are vmapped instead.
+change a bit of any seed's result: a seed is always computed by the same program on arrays of the same shape.  On a
+CPU that is also the fastest way, for a thread keeps a core busy where a batched matrix product of ten small networks
+does not (`docs/decisions/0003-seeds-are-threads.md`); on an accelerator seeds are vmapped instead.
 """
 
 import concurrent.futures
