@@ -74,7 +74,7 @@ def _check_shapes(mdp: "FiniteMDP") -> None:
             raise BadInput(f"{name} must be {np.dtype(kind).name} {list(shape)}, got {given}")
         if not array.flags.c_contiguous:
             raise BadInput(f"{name} must be contiguous in memory")
-    if mdp.offsets[0] != 0 or mdp.offsets[-1] != transitions or np.any(np.diff(mdp.offsets) < 0):
+    if mdp.offsets[0] != 0 or mdp.offsets[-1] != transitions or np.any(mdp.offsets[1:] < mdp.offsets[:-1]):
         raise BadInput(f"offsets must rise from 0 to the number of transitions, {transitions}")
 
 
@@ -126,7 +126,8 @@ def _check_probabilities(mdp: "FiniteMDP") -> None:
             "probabilities must be numbers in [0, 1]"
         )
     sums = row_sums(mdp.probabilities, mdp.offsets)
-    misses = np.abs(sums - mdp.available.reshape(-1))
+    misses = sums - mdp.available.reshape(-1)
+    np.abs(misses, out=misses)
     worst = int(np.argmax(misses))
     if misses[worst] <= ROW_TOLERANCE:
         return
