@@ -36,6 +36,14 @@ def test_an_example_is_answered_and_drawn(capsys, tmp_path):
     assert float(rows[0]["value"]) == pytest.approx(float(rows[0]["q(right)"]), abs=1e-6)
 
 
+def test_wide_maps_keep_to_one_line_per_row(capsys):
+    assert main(["cliff-walking", "--discount", "0.9", "--method", "policy_iteration", "--no-pictures"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert len(rows) == 4
+    assert [cell.split()[-1] for cell in rows[2].strip("│").split("│")] == ["→"] * 11 + ["↓"]
+    assert [cell.strip() for cell in rows[3].strip("│").split("│")][1:] == ["~"] * 10 + ["G"]
+
+
 def test_the_saved_model_solves_again(capsys):
     assert main(["grid-world", "--discount", "0.9", "--directory", "out"]) == 0
     first = capsys.readouterr().out.splitlines()

@@ -93,7 +93,7 @@ def _main(arguments: list[str]) -> int:
     given = vars(_parser(name, parameters).parse([_dashed(word) for word in arguments[1:]]))
     problems = list(_problems(build, parameters, given))
     solve = _solver(given)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     if len(problems) == 1:
         return _one(console, name, problems[0], solve, given)
     return _many(console, name, problems, solve, given)
@@ -317,12 +317,15 @@ def _print_answer(console: Console, name: str, problem: Problem, solution: Any) 
     effort = f"{_seconds(solution.seconds)}, {solution.iterations} iterations"
     console.print(f"solved by {solution.method} in {effort}{because}", style="dim", soft_wrap=True)
     worth = float(mdp.initial_distribution @ solution.values)
-    low, high = (float(mdp.initial_distribution @ bound) for bound in (solution.lower, solution.upper))
+    # A bound may be infinite where nothing was proved, and 0 · ∞ is not a number.
+    begins = mdp.initial_distribution > 0.0
+    start = mdp.initial_distribution[begins]
+    low, high = (float(start @ bound[begins]) for bound in (solution.lower, solution.upper))
     console.print(
         f"the start is worth [bold]{worth:.6g}[/bold], proved to lie in [{low:.9g}, {high:.9g}]\n",
         soft_wrap=True,
     )
-    if mdp.layout is not None and mdp.layout.directions and mdp.layout.shape[1] <= 12:
+    if mdp.layout is not None and mdp.layout.directions and 10 * mdp.layout.shape[1] < console.width:
         console.print(_grid(mdp, mdp.layout, solution))
     else:
         console.print(_table(mdp, solution))
@@ -341,7 +344,7 @@ def _grid(mdp: FiniteMDP, layout: GridLayout, solution: Any) -> Table:
     """The map in the terminal: value and arrow per cell, gains green, losses red."""
     table = Table(box=box.SQUARE, show_header=False, show_lines=True, padding=(0, 1))
     for _ in range(layout.shape[1]):
-        table.add_column(justify="right")
+        table.add_column(justify="right", no_wrap=True)
     cells = [[Text("") for _ in range(layout.shape[1])] for _ in range(layout.shape[0])]
     for row, column in layout.walls:
         cells[row][column] = Text("▒▒▒▒▒", style="dim")
