@@ -280,6 +280,12 @@ def test_logged_transitions_by_hand():
         zip(("state", "action", "reward", "next_state", "terminated"), zip(*LOGGED, strict=True), strict=True)
     )
     same(FiniteMDP.from_transitions(columns, initial_distribution={"a": 1.0}), model)
+    arrays = {name: np.array(column) for name, column in columns.items()}
+    same(FiniteMDP.from_transitions(arrays, initial_distribution={"a": 1.0}), model)
+    tuples = [((state,), action, *rest[:1], (rest[1],), rest[2]) for state, action, *rest in LOGGED]
+    assert FiniteMDP.from_transitions(tuples).states == [("a",), ("b",), ("c",)]
+    mixed = [(1, "x", 0.0, "one", True)]
+    assert FiniteMDP.from_transitions(mixed).states == [1, "one"]
 
 
 def test_logged_transitions_recover_the_model_that_made_them():

@@ -325,7 +325,7 @@ def _print_answer(console: Console, name: str, problem: Problem, solution: Any) 
         f"the start is worth [bold]{worth:.6g}[/bold], proved to lie in [{low:.9g}, {high:.9g}]\n",
         soft_wrap=True,
     )
-    if mdp.layout is not None and mdp.layout.directions and 10 * mdp.layout.shape[1] < console.width:
+    if mdp.layout is not None and mdp.layout.directions and 11 * mdp.layout.shape[1] < console.width:
         console.print(_grid(mdp, mdp.layout, solution))
     else:
         console.print(_table(mdp, solution))

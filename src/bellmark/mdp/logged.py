@@ -31,12 +31,9 @@ def from_transitions(
 ) -> FiniteMDP:
     """See `FiniteMDP.from_transitions`."""
     state, action, reward, successor, terminated = _columns(logged)
-    known_states = _numbers(states, [state, successor], "state")
-    known_actions = _numbers(actions, [action], "action")
+    known_states, (s, n) = _number(states, {"state": state, "next_state": successor})
+    known_actions, (a,) = _number(actions, {"action": action})
     shape = (len(known_states), len(known_actions))
-    s = _look_up(state, known_states, "state")
-    a = _look_up(action, known_actions, "action")
-    n = _look_up(successor, known_states, "next_state")
     pair = s * shape[1] + a
     # One key per distinct (pair, successor, terminated): np.unique groups them and sorts into pair order.
     key = (pair * shape[0] + n) * 2 + terminated
@@ -59,12 +56,14 @@ def from_transitions(
     )
 
 
-def _columns(logged: Any) -> tuple[list[Any], list[Any], NDArray[np.float64], list[Any], NDArray[np.bool_]]:
+def _columns(logged: Any) -> tuple[Any, Any, NDArray[np.float64], Any, NDArray[np.bool_]]:
     if isinstance(logged, Mapping):
         missing = [column for column in COLUMNS if column not in logged]
         if missing:
             raise BadInput(f"logged transitions lack {missing}; the columns are {list(COLUMNS)}")
-        columns = [_listed(logged[column]) for column in COLUMNS]
+        columns = [
+            logged[name] if isinstance(logged[name], np.ndarray) else list(logged[name]) for name in COLUMNS
+        ]
     else:
         rows = list(logged)
         for index, row in enumerate(rows):
@@ -84,20 +83,32 @@ def _columns(logged: Any) -> tuple[list[Any], list[Any], NDArray[np.float64], li
     return state, action, paid, successor, np.asarray(terminated, np.bool_)
 
 
-def _listed(column: Any) -> list[Any]:
-    return column.tolist() if isinstance(column, np.ndarray) else list(column)
+def _number(
+    given: Sequence[Hashable], columns: dict[str, Any]
+) -> tuple[dict[Hashable, int], list[NDArray[np.int64]]]:
+    """({name: number}, each column as numbers). The names are `given`, or else all that occur, sorted if possible."""
+    arrays = [column for column in columns.values() if isinstance(column, np.ndarray) and column.ndim == 1]
+    if len(arrays) == len(columns) and not len(given):
+        # One sort in C instead of a dictionary look-up per step.
+        names, codes = np.unique(np.concatenate(arrays), return_inverse=True)
+        known: dict[Hashable, int] = {name: index for index, name in enumerate(names.tolist())}
+        return known, np.split(codes.astype(np.int64), np.cumsum([len(array) for array in arrays])[:-1])
+    listed = {
+        kind: column.tolist() if isinstance(column, np.ndarray) else column
+        for kind, column in columns.items()
+    }
+    known = {name: index for index, name in enumerate(given or _seen(listed))}
+    return known, [_look_up(column, known, kind) for kind, column in listed.items()]
 
 
-def _numbers(given: Sequence[Hashable], columns: list[list[Any]], kind: str) -> dict[Hashable, int]:
-    if len(given):
-        return {name: index for index, name in enumerate(given)}
+def _seen(columns: dict[str, list[Any]]) -> list[Hashable]:
     try:
-        seen = list(dict.fromkeys(name for column in columns for name in column))
+        seen = list(dict.fromkeys(name for column in columns.values() for name in column))
     except TypeError as error:
-        raise BadInput(f"{kind}s must be hashable: {error}") from None
+        raise BadInput(f"{next(iter(columns))}s must be hashable: {error}") from None
     with contextlib.suppress(TypeError):  # names of mixed kinds have no order: first seen, first numbered
         seen.sort()
-    return {name: index for index, name in enumerate(seen)}
+    return seen
 
 
 def _look_up(column: list[Any], numbers: dict[Hashable, int], kind: str) -> NDArray[np.int64]:
