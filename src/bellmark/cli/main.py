@@ -56,10 +56,10 @@ def main() -> None:
         status = run(sys.argv[1:])
         sys.stdout.flush()
     except BellmarkError as error:
-        print(f"bellmark: {error}", file=sys.stderr)
+        print(f"bellmark: {' '.join(str(error).split())}", file=sys.stderr)
         status = 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt as stop:
-        print(f"bellmark: {stop or 'interrupted'}", file=sys.stderr, flush=True)
+        print(f"bellmark: {str(stop) or 'interrupted'}", file=sys.stderr, flush=True)
         # compiled programs that still run in threads would be waited for
         os._exit(130)
     except BrokenPipeError:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from bellmark.report.evaluate import Evaluation, play_policies, summarise
 from bellmark.report.plots import learning_curve
 from bellmark.run.directory import RunDirectory, write_atomic
 from bellmark.run.train import Trained
+
+if TYPE_CHECKING:
+    from bellmark.report.optimality import Optimality
 
 EVALUATION_SEED = 1_000_003
 """Where evaluation episodes start: apart from the seeds that people train with."""
@@ -24,6 +27,8 @@ class Ending:
 
     evaluation: Evaluation
     solved_seeds: int | None
+    optimality: "Optimality | None"
+    """Exact gaps to the optimum, where the model is known and finite; `solved_seeds` then counts the near-optimal."""
     verdict: str
     picture: Path | None
     next_commands: tuple[str, ...]
@@ -36,30 +41,48 @@ def finish(trained: Trained, episodes: int, timeout: float = 60.0) -> Ending:
         trained.policies, environment, episodes, EVALUATION_SEED, deterministic=True, timeout=timeout
     )
     evaluation = summarise(returns, lengths, environment.id, EVALUATION_SEED, deterministic=True)
-    solved, text = verdict(evaluation, environment.threshold)
+    optimal, reason = _optimality(trained)
+    solved, text = verdict(evaluation, environment.threshold, optimal, reason)
     if trained.outcome == "interrupted":
         total = trained.config["steps"]
         text = f"interrupted at step {trained.step:,} of {total:,}; so far {text}"
     run = trained.directory
     run.report.mkdir(exist_ok=True)
-    write_evaluation(run, evaluation, environment.threshold, solved, text)
+    write_evaluation(run, evaluation, environment.threshold, solved, text, optimal)
     picture = None
     if run.metrics_path.stat().st_size:
         picture = learning_curve(run.metrics(), run.read_config(), run.report / "learning_curve.png")
-    return Ending(evaluation, solved, text, picture, next_commands(run.path, trained))
+    return Ending(evaluation, solved, optimal, text, picture, next_commands(run.path, trained))
 
 
-def verdict(evaluation: Evaluation, threshold: float | None) -> tuple[int | None, str]:
-    """How many seeds' mean return reaches the threshold, and one sentence."""
+def _optimality(trained: Trained) -> "tuple[Optimality | None, str]":
+    environment, discount = trained.environment, getattr(trained.algorithm, "discount", None)
+    if environment.mdp is None or environment.compiled is None or discount is None:
+        return None, ""
+    # the exact solvers are imported only where there is something to solve
+    from bellmark.report.optimality import optimality_or_reason
+
+    return optimality_or_reason(trained.policies, environment.compiled, environment.mdp, discount)
+
+
+def verdict(
+    evaluation: Evaluation, threshold: float | None, optimal: "Optimality | None" = None, reason: str = ""
+) -> tuple[int | None, str]:
+    """How many seeds are solved, and one sentence: near the optimum where it is known, else over the threshold."""
     seeds, episodes = evaluation.returns.shape
     low, high = evaluation.interval
-    spread = f" [{low:,.1f}, {high:,.1f}]" if math.isfinite(low) else ""
+    spread = f" [{_number(low)}, {_number(high)}]" if math.isfinite(low) else ""
     sample = f"{episodes} episodes" if seeds == 1 else f"{seeds} seeds × {episodes} episodes"
-    measured = f"mean return {evaluation.mean:,.1f}{spread} over {sample}"
+    measured = f"mean return {_number(evaluation.mean)}{spread} over {sample}"
     if evaluation.unfinished:
         measured += f" ({evaluation.unfinished} episodes given up as endless)"
+    if optimal is not None:
+        from bellmark.report.optimality import sentence
+
+        word, why = sentence(optimal)
+        return optimal.near, f"{word}: {why}; {measured}"
     if threshold is None:
-        return None, f"{measured}; no threshold is known for {evaluation.environment}"
+        return None, f"{measured}; {reason or f'no threshold is known for {evaluation.environment}'}"
     solved = int((evaluation.returns.mean(axis=1) >= threshold).sum())
     if seeds == 1:
         word = "solved" if solved else "not solved"
@@ -70,8 +93,18 @@ def verdict(evaluation: Evaluation, threshold: float | None) -> tuple[int | None
     return solved, f"{word}: {measured}, threshold {threshold:g}"
 
 
+def _number(value: float) -> str:
+    """One decimal, or three digits where that would say little."""
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
 def write_evaluation(
-    run: RunDirectory, evaluation: Evaluation, threshold: float | None, solved: int | None, text: str
+    run: RunDirectory,
+    evaluation: Evaluation,
+    threshold: float | None,
+    solved: int | None,
+    text: str,
+    optimal: "Optimality | None" = None,
 ) -> None:
     """report/evaluation.json: the raw returns and what was made of them."""
     data: dict[str, Any] = {
@@ -83,6 +116,13 @@ def write_evaluation(
         "solved_seeds": solved,
         "verdict": text,
     }
+    if optimal is not None:
+        data |= {
+            "optimality_gap": list(optimal.gaps),
+            "optimality_gap_stochastic": list(optimal.stochastic_gaps),
+            "optimality_gap_uniform": optimal.uniform_gap,
+            "discount": optimal.discount,
+        }
     try:
         encoded = json.dumps(data, allow_nan=False).encode()
     except ValueError:
