@@ -436,8 +436,10 @@ def _print_next(
     lines = []
     if problem.mdp.layout is not None and not given["animate"]:
         lines.append((f"bellmark solve {name}{flags} --animate", "watch the sweeps"))
-    if "noise" in problem.given or name in ("grid-world", "two-exits", "discount-grid"):
-        lines.append((f"bellmark solve {name} --discount 0.1,0.9 --noise 0,0.5", "how the route changes"))
+    if "noise" in problem.given or name in ("grid-world", "discount-grid"):
+        lines.append(
+            ("bellmark solve two-exits --discount 0.1,0.9 --noise 0,0.5", "how the best route changes")
+        )
     lines.append(
         (f"bellmark train q_learning {name} --discount {problem.discount:g} --steps 100000", "learn it")
     )

@@ -348,6 +348,9 @@ def draw_route(axes: Axes, mdp: FiniteMDP, route: Sequence[int]) -> None:
 def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
     """The value of the start, sweep by sweep, and the proved interval around it as soon as there is one."""
     lower, upper = _history(solution)
+    if len(lower) == 1:
+        _draw_distribution(axes, solution.values)
+        return
     start = mdp.initial_distribution
     begins = start > 0.0
     low, high = lower[:, begins] @ start[begins], upper[:, begins] @ start[begins]
@@ -357,12 +360,14 @@ def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
     axes.axhline(final, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
     # The first bounds can be a thousand times wider than anything of interest.
     late = sweeps >= 1 + len(low) // 10
-    spread = 2e-3 * max(abs(final), 1e-3)
+    room = 2e-3 * max(abs(final), 1e-3)
+    bottom, top = final - room, final + room
     if shown.sum() > 2:
         axes.fill_between(sweeps[shown], low[shown], high[shown], color="#7fc0b3", alpha=0.45, linewidth=0)
         axes.plot(sweeps[shown], high[shown], color="#0f5a58", linewidth=1.3)
         axes.plot(sweeps[shown], low[shown], color="#2f8f86", linewidth=1.3)
-        spread = max(float((high - low)[shown & late].max(initial=0.0)), spread)
+        bottom = float(low[shown & late].min(initial=bottom))
+        top = float(high[shown & late].max(initial=top))
         title = "Value of the start between its bounds"
     else:
         record = getattr(solution, "record", None)
@@ -372,13 +377,18 @@ def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
             sweeps[: len(estimates)], estimates, color="#2f8f86", linewidth=1.3, marker="o", markersize=3
         )
         axes.plot(sweeps[shown], high[shown], "o", color="#0f5a58", markersize=6)
-        spread = max(float(np.abs(estimates[late[: len(estimates)]] - final).max(initial=0.0)), spread)
+        bottom, top = float(estimates.min(initial=bottom)), float(estimates.max(initial=top))
         title = "Value of the start; proved at the last"
-    spread = 1.1 * min(spread, 4 * abs(final) + spread)
-    axes.set_ylim(final - spread, final + spread)
+    axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.06 * (top - bottom))
     _plain(axes, title, "iteration")
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_xlim(0.5, max(len(low), 2) + 0.5)
+
+
+def _draw_distribution(axes: Axes, values: NDArray[np.float64]) -> None:
+    """How the values are spread; for models of which no sweep was kept."""
+    axes.hist(values, bins=60, color="#7fc0b3")
+    _plain(axes, "How many states have which value", "value")
 
 
 def draw_gap(axes: Axes, solution: Any) -> None:
@@ -389,10 +399,11 @@ def draw_gap(axes: Axes, solution: Any) -> None:
     lower, upper = _history(solution)
     with np.errstate(invalid="ignore"):
         gap = (upper - lower).max(axis=1)
-    sweeps = np.arange(1, len(gap) + 1)
+    residuals = np.asarray(getattr(solution, "residuals", ()))
+    last = max(len(gap), len(residuals))
+    sweeps = np.arange(last - len(gap) + 1, last + 1)
     shown = np.isfinite(gap) & (gap > 0)
     few = shown.sum() <= 2
-    residuals = np.asarray(getattr(solution, "residuals", ()))
     if few and (residuals > 0).any():
         moved = np.flatnonzero(residuals > 0)
         axes.semilogy(moved + 1, residuals[moved], color=FAINT, linewidth=1.3, marker="o", markersize=3)
@@ -410,7 +421,7 @@ def draw_gap(axes: Axes, solution: Any) -> None:
             transform=axes.get_yaxis_transform(),
         )
     _plain(axes, "Largest change, and the proved error at the last" if few else "Proved error", "iteration")
-    axes.set_xlim(0.5, max(len(gap), 2) + 0.5)
+    axes.set_xlim(0.5, max(last, 2) + 0.5)
 
 
 def draw_table(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
@@ -466,7 +477,8 @@ def draw_profile(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
         bar = _bar(axes, dots, "best action")
         ticks = np.linspace(used[0], used[-1], 6).round().astype(int)
         bar.set_ticks(ticks, labels=[_short(mdp.actions[int(tick)]) for tick in ticks])
-    _plain(axes, "Values by state, coloured by the best action", "state")
+    part = f" ({len(index):,} of {alive.sum():,} states)" if len(index) < alive.sum() else ""
+    _plain(axes, f"Values by state, coloured by the best action{part}", "state")
 
 
 # ------------------------------------------------------------------------------------------------ small parts
@@ -648,7 +660,7 @@ def _plain(axes: Axes, title: str, x: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#ecece7", linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.locator_params(axis="x", integer=True, nbins=6)
+    axes.locator_params(axis="x", nbins=6, integer=x != "value")
 
 
 def _short(name: Any) -> str:
