@@ -22,8 +22,8 @@ def layers_for(height: int, width: int) -> tuple[tuple[int, int, int], ...]:
 class Convolution(eqx.Module):
     """Convolutions with ReLU over images [*B, height, width, channels], flattened into an MLP."""
 
-    kernels: tuple[Float[Array, "k k in out"], ...]
-    biases: tuple[Float[Array, " out"], ...]
+    kernels: tuple[Float[Array, "_k _k _in _out"], ...]
+    biases: tuple[Float[Array, " _out"], ...]
     strides: tuple[int, ...] = eqx.field(static=True)
     tail: MLP
 
