@@ -398,3 +398,18 @@ def test_maps_can_come_from_a_file(tmp_path):
 def test_the_page_lists_every_example():
     page = (Path(__file__).parents[2] / "docs" / "examples.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `([a-z-]+)` \|", page, flags=re.MULTILINE) == list(EXAMPLES)
+
+
+def test_the_page_s_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "examples.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    cakes = names["cakes"]
+    q = action_values(cakes, optimal_values(cakes, 0.9), 0.9)
+    best = {state: cakes.actions[q[cakes.index(state)].argmax()] for state in cakes.states if state > 0}
+    assert names["best"] == best
+    assert set(best.values()) == {"eat", "save"}
+    assert names["learnt"].counts.tolist() == [1, 1, 1]
+    assert names["observation"] == names["cakes"].index(3)
