@@ -123,7 +123,8 @@ def head_for(action_space: gymnasium.Space, initial_log_std: float = 0.0) -> Hea
                 f"the action space {action_space} is a Box of {action_space.dtype}; floats are allowed"
             )
         return GaussianHead(jnp.full(action_space.shape[0], initial_log_std, jnp.float32))
+    described = " ".join(str(action_space).split())  # a matrix of sizes is printed on several lines
     raise BadInput(
-        f"no policy head for the action space {action_space}; allowed: Discrete, one-dimensional MultiDiscrete, "
+        f"no policy head for the action space {described}; allowed: Discrete, one-dimensional MultiDiscrete, "
         "MultiBinary and Box"
     )
