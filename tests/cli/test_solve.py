@@ -96,6 +96,13 @@ def test_underscores_and_other_methods(capsys):
     assert "finite_horizon" in capsys.readouterr().out
 
 
+def test_average_reward_is_called_by_its_name(capsys):
+    assert main(["river-swim", "--method", "average_reward", "--no-pictures"]) == 0
+    said = capsys.readouterr().out
+    assert "transitions; average reward" in said
+    assert "in the long run every step earns 0.42862" in said
+
+
 def test_by_default_files_go_to_a_fresh_directory_in_runs(tmp_path):
     assert main(["two-states"]) == 0
     (made,) = (tmp_path / "runs").iterdir()

@@ -266,7 +266,7 @@ def _many(console: Console, name: str, problems: list[Problem], solve: Any, give
     for heading in ("start is worth", "proved error", "route"):
         table.add_column(heading, justify="left" if heading == "route" else "right")
     for problem, solution in zip(problems, solutions, strict=True):
-        worth = float(problem.mdp.initial_distribution @ solution.values)
+        worth, _, _ = _worth(problem.mdp, solution)
         error = float(np.max(solution.upper - solution.lower, initial=0.0))
         cells = [_text(problem.given[key]) for key in swept]
         table.add_row(*cells, f"{worth:.6g}", f"{error:.0e}", _route(problem.mdp, solution))
@@ -307,23 +307,16 @@ def _route(mdp: FiniteMDP, solution: Any) -> str:
 
 def _print_answer(console: Console, name: str, problem: Problem, solution: Any) -> None:
     mdp = problem.mdp
-    parts = [
-        f"{mdp.num_states:,} states",
-        f"{mdp.num_actions} actions",
-        f"{mdp.num_transitions:,} transitions",
-    ]
-    console.print(f"[bold]{name}[/bold]: {', '.join(parts)}; discount {problem.discount:g}", soft_wrap=True)
+    sizes = f"{mdp.num_states:,} states, {mdp.num_actions} actions, {mdp.num_transitions:,} transitions"
+    aim = f"discount {problem.discount:g}" if solution.gain is None else "average reward"
+    console.print(f"[bold]{name}[/bold]: {sizes}; {aim}", soft_wrap=True)
     because = f" ({solution.reason})" if solution.reason else ""
     effort = f"{_seconds(solution.seconds)}, {solution.iterations} iterations"
     console.print(f"solved by {solution.method} in {effort}{because}", style="dim", soft_wrap=True)
-    worth = float(mdp.initial_distribution @ solution.values)
-    # A bound may be infinite where nothing was proved, and 0 · ∞ is not a number.
-    begins = mdp.initial_distribution > 0.0
-    start = mdp.initial_distribution[begins]
-    low, high = (float(start @ bound[begins]) for bound in (solution.lower, solution.upper))
+    worth, low, high = _worth(mdp, solution)
+    what = "the start is worth" if solution.gain is None else "in the long run every step earns"
     console.print(
-        f"the start is worth [bold]{worth:.6g}[/bold], proved to lie in [{low:.9g}, {high:.9g}]\n",
-        soft_wrap=True,
+        f"{what} [bold]{worth:.6g}[/bold], proved to lie in [{low:.9g}, {high:.9g}]\n", soft_wrap=True
     )
     if mdp.layout is not None and mdp.layout.directions and 11 * mdp.layout.shape[1] < console.width:
         console.print(_grid(mdp, mdp.layout, solution))
@@ -338,6 +331,15 @@ def _print_answer(console: Console, name: str, problem: Problem, solution: Any) 
         console.print(
             f"{many} several best actions, for example {mdp.states[example]!s}: {actions}", soft_wrap=True
         )
+
+
+def _worth(mdp: FiniteMDP, solution: Any) -> tuple[float, float, float]:
+    """(value of the start, its lower and its upper bound); the gain and its bounds where that was asked for."""
+    # A bound may be infinite where nothing was proved, and 0 · ∞ is not a number.
+    begins = mdp.initial_distribution > 0.0
+    start = mdp.initial_distribution[begins]
+    low, high = (float(start @ bound[begins]) for bound in (solution.lower, solution.upper))
+    return float(start @ solution.values[begins]) if solution.gain is None else solution.gain, low, high
 
 
 def _grid(mdp: FiniteMDP, layout: GridLayout, solution: Any) -> Table:
