@@ -43,7 +43,7 @@ class FiniteEnv(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[int, dict[str, Any]]:
         """Draw a start; `options={"state": name}` begins there instead."""
-        super().reset(seed=seed)
+        super().reset(seed=seed)  # Gymnasium seeds `np_random` there
         if options and "state" in options:
             self._last = self.mdp.index(options["state"])
         else:

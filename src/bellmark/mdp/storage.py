@@ -52,7 +52,10 @@ def save(mdp: "FiniteMDP", path: Path) -> Path:
     if not path.parent.is_dir():
         raise BadInput(f"cannot save to {path}: there is no directory {path.parent}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask has it; the container would make it private
         save_file(arrays, temporary, metadata={"format": FORMAT, "model": json.dumps(metadata)})
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
