@@ -94,15 +94,15 @@ def rollout(
             undiscounted_return=jnp.where(ended, 0.0, undiscounted_return),
             length=jnp.where(ended, 0, steps),
         )
-        seen = Rollout(transition, remembered, episodes.action_mask)
+        seen = (transition, remembered, episodes.action_mask)
         return onward, (seen, (ended, undiscounted_return, steps))
 
-    episodes, (data, (ended, returns, lengths)) = jax.lax.scan(step, episodes, randomness)
-    transition = data.transition
+    episodes, (seen, (ended, returns, lengths)) = jax.lax.scan(step, episodes, randomness)
+    transition, remembered, mask = seen
     finished = Finished(
         ended, returns, lengths, count_broken(transition.reward), count_broken(transition.next_observation)
     )
-    return episodes, data, finished
+    return episodes, Rollout(transition, remembered, mask), finished
 
 
 def count_broken(tree: Observation) -> Int[Array, ""]:
