@@ -3,12 +3,17 @@
 from typing import NamedTuple
 
 import equinox as eqx
-import gymnasium
 import jax
 import jax.numpy as jnp
 from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete
 
 from bellmark.envs.base import AbstractEnvironment, Step
+
+ACTIONS = {
+    "three": Discrete(3),
+    "from minus one": Discrete(3, start=-1),
+    "two choices": MultiDiscrete([2, 3]),
+}
 
 
 class Count(NamedTuple):
@@ -24,7 +29,7 @@ class Countdown(AbstractEnvironment):
 
     terminates: int = eqx.field(static=True, default=1000)
     truncates: int = eqx.field(static=True, default=1000)
-    actions: gymnasium.Space = eqx.field(static=True, default=Discrete(3))
+    actions: str = eqx.field(static=True, default="three")
     masked: bool = eqx.field(static=True, default=False)
     nested: bool = eqx.field(static=True, default=False)
 
@@ -35,7 +40,7 @@ class Countdown(AbstractEnvironment):
 
     @property
     def action_space(self):
-        return self.actions
+        return ACTIONS[self.actions]
 
     def reset(self, key):
         return Count(jax.random.uniform(key), jnp.zeros((), jnp.int32))
@@ -74,6 +79,3 @@ class Tracking(AbstractEnvironment):
     def step(self, state, action, key):
         after = Count(state.first + action[0], state.steps + 1)
         return after, Step(-jnp.square(after.first), jnp.bool_(False), after.steps == 8)
-
-
-TWO_CHOICES = MultiDiscrete([2, 3])
