@@ -162,7 +162,7 @@ class Reinforce(AbstractLearner):
         return state, {
             **episode_metrics(finished),
             **metrics,
-            "optimiser/gradient_norm": optax.global_norm(gradient),
+            "optimiser/gradient_norm": optax.tree.norm(gradient),
         }
 
     def loss(self, networks: Networks, inputs: Inputs, steps: Steps) -> tuple[Float[Array, ""], Metrics]:

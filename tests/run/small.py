@@ -1,0 +1,69 @@
+"""Tiny learners that use everything a run has to keep: normalisers, annealing, several seeds, odd numbers of steps."""
+
+import json
+import signal
+import sys
+
+from bellmark.algorithms.policy_gradient.ppo import PPO
+from bellmark.algorithms.policy_gradient.reinforce import Reinforce
+from bellmark.run import checkpoint
+from bellmark.run.progress import Lines
+
+SMALL = {
+    "environments": 2,
+    "rollout_length": 25,
+    "hidden": (8,),
+    "minibatches": 2,
+    "epochs": 2,
+    "normalise_observations": True,
+    "normalise_rewards": True,
+}
+PPO_SMALL = PPO(**SMALL)
+REINFORCE_SMALL = Reinforce(environments=2, rollout_length=500, hidden=(8,), normalise_observations=True)
+REINFORCE_FLAGS = ["--environments=2", "--rollout-length=500", "--hidden=8", "--normalise-observations=yes"]
+PPO_FLAGS = [
+    "--environments=2",
+    "--rollout-length=25",
+    "--hidden=8",
+    "--minibatches=2",
+    "--epochs=2",
+    "--normalise-observations=yes",
+    "--normalise-rewards=yes",
+]
+
+
+class Quiet(Lines):
+    """Says nothing, remembers what it was told, and presses Ctrl-C when the run has come to step `interrupt_at`."""
+
+    def __init__(self, interrupt_at=None):
+        super().__init__(sys.stderr, quiet=True)
+        self.interrupt_at = interrupt_at
+        self.told = []
+
+    def update(self, step, *numbers, **named):
+        if self.interrupt_at is not None and step >= self.interrupt_at:
+            self.interrupt_at = None
+            signal.raise_signal(signal.SIGINT)
+
+    def message(self, text):
+        self.told.append(text)
+
+    def warning(self, text):
+        self.told.append(text)
+
+
+def rows(directory):
+    """The metrics of a run, the clock aside."""
+    found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in found]
+
+
+def assert_same(one, other):
+    """Metrics and the last state, in which there are parameters, optimiser, normalisers, episodes and keys."""
+    assert rows(one) == rows(other)
+    assert checkpoint.steps(one)[-1] == checkpoint.steps(other)[-1]
+    last = f"checkpoints/{checkpoint.steps(one)[-1]:012d}/state.safetensors"
+    assert (one / last).read_bytes() == (other / last).read_bytes()
+    assert (one / "policy/policy.safetensors").read_bytes() == (
+        other / "policy/policy.safetensors"
+    ).read_bytes()
