@@ -186,9 +186,12 @@ def test_what_counts_as_visited_and_settled():
 
 
 def test_the_animation_shows_the_sweeps(tmp_path):
-    path = finite_plots.animate_sweeps(
-        GRID, SOLVED.record.values, 0.9, tmp_path / "sweeps.gif", most_frames=6
-    )
+    sweeps = finite_plots.sweeps_from_zero(GRID, 0.9)
+    start = GRID.index((2, 0))
+    assert sweeps[0][GRID.index((0, 3))] == 1.0
+    assert [sweep[start] > 0.0 for sweep in sweeps[:7]] == [False] * 5 + [True] * 2
+    assert np.abs(sweeps[-1] - SOLVED.values).max() < 2e-3
+    path = finite_plots.animate_sweeps(GRID, sweeps, 0.9, tmp_path / "sweeps.gif", most_frames=6)
     with Image.open(path) as film:
         assert film.n_frames == 6
         frames = []

@@ -246,7 +246,7 @@ def _one(console: Console, name: str, problem: Problem, solve: Any, given: dict[
     directory = _directory(given, name)
     _print_answer(console, name, problem, solution)
     if directory is not None:
-        _save(console, mdp, problem, solution, solve, directory, given["animate"])
+        _save(console, mdp, problem, solution, directory, given["animate"])
     _print_next(console, name, problem, given, directory)
     return _status(console, [solution])
 
@@ -395,11 +395,16 @@ def _save(
     mdp: FiniteMDP,
     problem: Problem,
     solution: Any,
-    solve: Any,
     directory: Path,
     animate: bool,
 ) -> None:
-    from bellmark.report.finite_plots import animate_sweeps, picture_layout, save, solution_figure
+    from bellmark.report.finite_plots import (
+        animate_sweeps,
+        picture_layout,
+        save,
+        solution_figure,
+        sweeps_from_zero,
+    )
 
     written = [("picture", save(solution_figure(mdp, solution), directory / "solution.png"))]
     written.append(("every state", _save_table(mdp, solution, directory / "solution.csv")))
@@ -408,7 +413,7 @@ def _save(
     if animate:
         if picture_layout(mdp) is None:
             raise BadInput(f"{mdp.name or 'this model'} has no grid to animate; leave --animate out")
-        sweeps = solve(problem, True, "value_iteration").record.values
+        sweeps = sweeps_from_zero(mdp, problem.discount)
         written.append(("animation", animate_sweeps(mdp, sweeps, problem.discount, directory / "sweeps.gif")))
     console.print()
     for what, path in written:

@@ -130,7 +130,7 @@ def animate_sweeps(
 ) -> Path:
     """Write a GIF of the values after each sweep, [sweeps, S], with the greedy policy of that moment.
 
-    Frames are chosen so that each shows about the same amount of change; the last one rests.
+    Early sweeps, which change most, are shown more densely than late ones; the last frame rests.
     **Raises** `BadInput` for a model without a grid, or when there is nothing to show.
     """
     from PIL import Image
@@ -142,9 +142,10 @@ def animate_sweeps(
         raise BadInput("no sweeps were recorded; solve with record=True")
     rows, columns = layout.shape
     cell = min(0.9, 9.0 / columns, 7.0 / rows)
-    norm = _norm(np.concatenate([sweeps[0], sweeps[-1]]))
+    shown = _frames(sweeps, most_frames)
+    norm = _norm(np.concatenate([sweeps[index] for index in shown]))
     frames = []
-    for sweep in _frames(sweeps, most_frames):
+    for sweep in shown:
         figure = _figure(
             max(columns * cell + 0.3, 4.5), rows * cell + 0.7, (mdp.name, f"sweep {sweep + 1}"), dpi=90
         )
@@ -156,12 +157,30 @@ def animate_sweeps(
         assert isinstance(canvas, FigureCanvasAgg)
         canvas.draw()
         frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    palette = frames[-1].quantize(colors=192)
+    # One palette for the whole film, from its beginning, middle and end: colours must not drift.
+    strip = Image.new("RGB", (frames[0].width, 3 * frames[0].height))
+    for place, frame in enumerate((frames[0], frames[len(frames) // 2], frames[-1])):
+        strip.paste(frame, (0, place * frame.height))
+    palette = strip.quantize(colors=224)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = max(60, min(500, int(1000 * seconds / len(frames))))
     durations = [each] * (len(frames) - 1) + [2500]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return path
+
+
+def sweeps_from_zero(mdp: FiniteMDP, discount: float, most: int = 1000) -> list[NDArray[np.float64]]:
+    """Value iteration as it is taught, v ← max_a (r + γ P v) from v = 0, until a sweep changes next to nothing.
+
+    For looking at: values spread from where rewards are. (`solve` starts elsewhere, and proves.)
+    """
+    sweeps = [np.zeros(mdp.num_states)]
+    while len(sweeps) <= most:
+        q = np.where(mdp.available, backup(mdp, sweeps[-1], discount), -np.inf)
+        sweeps.append(np.where(mdp.terminal, 0.0, q.max(axis=1)))
+        if np.abs(sweeps[-1] - sweeps[-2]).max() <= 2e-4 * np.abs(sweeps[-1]).max():
+            break
+    return sweeps[1:]
 
 
 def _frames(sweeps: Sequence[NDArray[np.float64]], most: int) -> list[int]:
