@@ -12,7 +12,7 @@ from bellmark.algorithms.base import AbstractAlgorithm
 from bellmark.envs.registry import Resolved, resolve
 from bellmark.errors import BadInput, unknown
 from bellmark.report.evaluate import Evaluation, check_episodes, evaluate
-from bellmark.report.finish import Ending, finish
+from bellmark.report.finish import Ending, finish, naming
 from bellmark.run import train as loop
 from bellmark.run.directory import RunDirectory
 from bellmark.run.exported import TrainedPolicy, load_policies
@@ -183,7 +183,8 @@ def _ended(trained: loop.Trained, episodes: int, progress: Any, timeout: float) 
         ending = finish(trained, episodes, timeout)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"trained and saved in {path}; only the evaluation is missing: bellmark resume {path}"
+            f"trained and saved in {path}; only the evaluation is missing: "
+            f"bellmark resume {path}{naming(trained.config)}"
         ) from None
     commands = "\n".join(f"  {command}" for command in ending.next_commands)
     picture = f"picture  {ending.picture}\n" if ending.picture else ""

@@ -134,8 +134,17 @@ def read_returns(run: RunDirectory) -> np.ndarray:
     return np.array(json.loads((run.report / "evaluation.json").read_bytes())["returns"])
 
 
+def naming(config: dict[str, Any]) -> str:
+    """What a command on this run must add: a configuration never makes Bellmark import a user's own environment."""
+    environment = config["environment"]
+    if environment["reproducible"]:
+        return ""
+    known = ":" in environment["id"] and "<" not in environment["id"] and not environment["options"]
+    return f" --environment {environment['id'] if known else 'module:ClassName'}"
+
+
 def next_commands(path: Path, trained: Trained) -> tuple[str, ...]:
-    named = "" if trained.config["environment"]["reproducible"] else " --environment module:ClassName"
+    named = naming(trained.config)
     if trained.outcome == "interrupted":
         return (f"bellmark resume {path}{named}", f"bellmark evaluate {path}{named}")
     return (

@@ -44,6 +44,8 @@ from bellmark.types import Episodes
 
 CHUNK_SECONDS = 0.5
 MOST_ROWS_PER_RUN = 2000
+MOST_STEPS_PER_ROW = 200_000
+"""However long a run: Ctrl-C is answered at the end of a row."""
 MOST_SEEDS = 4096
 
 
@@ -145,7 +147,7 @@ def train(
         "seeds": list(seeds),
         "steps": steps,
         "steps_per_iteration": per_iteration,
-        "row_every": -(-iterations // MOST_ROWS_PER_RUN),
+        "row_every": max(1, min(-(-iterations // MOST_ROWS_PER_RUN), MOST_STEPS_PER_ROW // per_iteration)),
         **(extra_config or {}),
     }
     existed = directory is not None and Path(directory).expanduser().is_dir()
