@@ -22,6 +22,11 @@ def at_least(least: int, **fields: float) -> None:
             raise BadInput(f"{name} is {given}; allowed: at least {least}, finite")
 
 
+def layer_sizes(hidden: tuple[int, ...]) -> None:
+    if not all(isinstance(size, int) and size >= 1 for size in hidden):
+        raise BadInput(f"hidden is {hidden}; allowed: layer sizes of at least 1, or none: ()")
+
+
 def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
     if whole % divisor:
         raise BadInput(f"{name} is {divisor}, which does not divide {whole_name} = {whole}")

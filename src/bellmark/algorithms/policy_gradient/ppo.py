@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
-from bellmark.algorithms.checks import at_least, divides, fraction, positive
+from bellmark.algorithms.checks import at_least, divides, fraction, layer_sizes, positive
 from bellmark.experience.minibatches import flatten, minibatch_indices, take
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, StochasticPolicy, value
@@ -94,6 +94,7 @@ class PPO(AbstractLearner):
     def check(self, problem) -> None:
         head_for(problem.action_space)
         fraction("discount", self.discount)
+        layer_sizes(self.hidden)
         fraction("trace_decay", self.trace_decay)
         positive(clip=self.clip, learning_rate=self.learning_rate, max_gradient_norm=self.max_gradient_norm)
         if self.value_clip is not None:

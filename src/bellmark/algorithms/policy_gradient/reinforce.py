@@ -25,7 +25,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
-from bellmark.algorithms.checks import at_least, fraction, positive
+from bellmark.algorithms.checks import at_least, fraction, layer_sizes, positive
 from bellmark.errors import BadInput
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.experience.rollout import episode_metrics
@@ -83,6 +83,7 @@ class Reinforce(AbstractLearner):
     def check(self, problem) -> None:
         head_for(problem.action_space)
         fraction("discount", self.discount)
+        layer_sizes(self.hidden)
         positive(learning_rate=self.learning_rate, max_gradient_norm=self.max_gradient_norm)
         at_least(0, entropy_weight=self.entropy_weight)
         at_least(1, environments=self.environments, rollout_length=self.rollout_length)
