@@ -35,7 +35,8 @@ class Parser(argparse.ArgumentParser):
         if not flag.startswith("-"):
             raise BadInput(f"unexpected argument {flag!r}; see {self.prog} --help")
         hint = f" (did you mean {near[0]}?)" if near else ""
-        raise BadInput(f"unknown flag {flag.split('=')[0]}{hint}; allowed: {', '.join(flags)}")
+        shown = [flag for flag in flags if "_" not in flag]
+        raise BadInput(f"unknown flag {flag.split('=')[0]}{hint}; allowed: {', '.join(shown)}")
 
 
 def boolean(text: str) -> bool:
@@ -57,6 +58,13 @@ def integer(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
 
 
+def real(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
 def integers(text: str) -> tuple[int, ...]:
     """`64,64` as (64, 64)."""
     return tuple(integer(part) for part in text.replace("(", "").replace(")", "").split(",") if part.strip())
@@ -75,7 +83,7 @@ def _reader(annotation: Any):
         return str
     if typing.get_origin(annotation) is tuple:
         return integers
-    return {bool: boolean, int: integer, float: float, str: str}.get(annotation)
+    return {bool: boolean, int: integer, float: real, str: str}.get(annotation)
 
 
 def add_fields(group, cls: type, defaults: Any) -> None:

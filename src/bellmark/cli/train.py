@@ -50,10 +50,11 @@ def main(arguments: list[str]) -> int:
     words = [word for word in arguments if not word.startswith("-")]
     if not words:
         parser.parse(arguments)
-    algorithm = arguments[0] if arguments and not arguments[0].startswith("-") else words[0]
-    if algorithm not in ALGORITHMS:
-        raise unknown("algorithm", algorithm, ALGORITHMS)
-    environment = arguments[1] if len(arguments) > 1 and not arguments[1].startswith("-") else ""
+    # flags may come first, and then their values look like algorithms
+    algorithm = next((word for word in words if word in ALGORITHMS), None)
+    if algorithm is None:
+        raise unknown("algorithm", words[0], ALGORITHMS)
+    environment = next(iter(words[words.index(algorithm) + 1 :]), "")
 
     # only now is JAX needed: the flags are the algorithm's fields
     from bellmark.algorithms import algorithm_class

@@ -27,7 +27,7 @@ from bellmark.algorithms.base import AbstractAlgorithm
 from bellmark.envs import spaces
 from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.envs.registry import Resolved, resolve
-from bellmark.errors import BadInput, EnvironmentFailure, NonFiniteLoss
+from bellmark.errors import BadInput, BellmarkError, EnvironmentFailure, NonFiniteLoss
 from bellmark.experience.host_rollout import HostProblem
 from bellmark.experience.rollout import CompiledProblem
 from bellmark.run import checkpoint
@@ -91,8 +91,9 @@ def seeds_from(seeds: int | Sequence[int], seed: int = 0) -> list[int]:
 def checked_steps(steps: Any) -> int:
     if isinstance(steps, bool) or not isinstance(steps, int | float) or steps != steps or steps < 1:
         raise BadInput(f"steps is {steps!r}; allowed: a whole number, at least 1")
-    if steps != int(steps) or steps >= 2**53:
-        raise BadInput(f"steps is {steps!r}; allowed: a whole number below 2⁵³")
+    if steps >= 2**53 or steps != int(steps):
+        shown = steps if steps < 2**63 else "enormous"
+        raise BadInput(f"steps is {shown}; allowed: a whole number below 2⁵³")
     return int(steps)
 
 
@@ -128,6 +129,7 @@ def train(
     steps = checked_steps(steps)
     check_seconds(checkpoint_seconds, timeout)
     probe = _Probe(environment)
+    _check_hidden(algorithm)
     algorithm.check(probe)
     per_iteration = algorithm.steps_per_iteration(probe)
     iterations = whole_iterations(steps, per_iteration)
@@ -160,12 +162,18 @@ def train(
             run.write_config(config)
             return loop.go(fresh=True)
         except BaseException as error:
-            nothing = loop.iteration == 0 and isinstance(error, KeyboardInterrupt)
-            if nothing or not checkpoint.steps(run.path):
+            worthless = loop.iteration == 0 and not isinstance(error, BellmarkError)
+            if worthless or not checkpoint.steps(run.path):
                 _discard(run.path, itself=not existed)
-            if nothing:
+            if worthless and isinstance(error, KeyboardInterrupt):
                 raise KeyboardInterrupt("interrupted before anything was trained; nothing is kept") from None
             raise
+
+
+def _check_hidden(algorithm: AbstractAlgorithm) -> None:
+    for size in getattr(algorithm, "hidden", ()):
+        if size < 1:
+            raise BadInput(f"hidden holds a layer of {size} units; allowed: at least 1 in every layer")
 
 
 def _discard(path: Path, itself: bool) -> None:
@@ -447,6 +455,8 @@ class _Loop:
             except KeyboardInterrupt:
                 states = engine.rewound(states)  # an environment was being stepped: the row is given up
                 break
+            except EnvironmentFailure as error:
+                raise EnvironmentFailure(f"{error}; {_standing(self.run)}") from error
             elapsed = time.perf_counter() - began
             self._refuse_broken(metrics, row_every)
             self._record(metrics, row_every, chunk, elapsed, writer)
@@ -513,7 +523,10 @@ class _Loop:
                 }
             )
         self.seconds += elapsed
-        writer.append(rows)
+        try:
+            writer.append(rows)
+        except BellmarkError as error:
+            raise BellmarkError(f"{error}; {_standing(self.run)}") from error
         self.guard.rows(rows)
 
     def _show(self, engine: Engine, metrics: dict[str, np.ndarray], chunk: int, elapsed: float) -> None:
