@@ -153,7 +153,10 @@ def train(
         **(extra_config or {}),
     }
     existed = directory is not None and Path(directory).expanduser().is_dir()
-    run = RunDirectory.create(algorithm.name, environment.id, directory)
+    try:
+        run = RunDirectory.create(algorithm.name, environment.id, directory)
+    except BellmarkError as error:
+        raise BadInput(str(error)) from error
     loop = _Loop(
         run, config, algorithm, environment, progress, observers, checkpoint_seconds, timeout, interrupts
     )
@@ -216,6 +219,7 @@ def resume(
         remove_leftovers(run.path)
         remove_leftovers(run.checkpoints)
         config = run.read_config()
+        check_training_config(config, run.config_path)
         algorithm = make_algorithm(config["algorithm"]["name"], config["algorithm"]["fields"])
         resolved = environment_of(config, environment)
         algorithm.check(_Probe(resolved))
@@ -250,12 +254,25 @@ def _standing(run: RunDirectory) -> str:
     return f"the last good checkpoint stands at step {found[-1]:,} in {run.path}"
 
 
+def check_training_config(config: dict[str, Any], path: Path) -> None:
+    """What going on with a run needs beyond what every run has: `BadInput` naming what is damaged."""
+    for name, given in (
+        ("row_every", config.get("row_every")),
+        ("evaluation_episodes", config.get("evaluation_episodes", 1)),
+    ):
+        if type(given) is not int or given < 1:
+            raise BadInput(f"{path}: {name!r} is {given!r}; a whole number from 1 is needed")
+    seeds_from(config["seeds"])
+
+
 def environment_of(config: dict[str, Any], given: Any = None) -> Resolved:
     """The environment of a saved run, or the one given in its place, which must have the same spaces.
 
     A configuration never makes Bellmark import code: a user's own environment has to be named again.
     """
     saved = config["environment"]
+    if not isinstance(saved.get("options", {}), dict):
+        raise BadInput(f"the configuration's environment options are {saved['options']!r}; a table is needed")
     if given is None:
         if not saved.get("reproducible", False):
             raise BadInput(
