@@ -1,0 +1,288 @@
+"""The linear equations of one policy, laid out for sweeping: x = b + C x, self-loops solved for.
+
+    b(s) = r(s, π(s)) / (1 − γ p(s | s, π(s))),    C(s, s') = γ p(s' | s, π(s)) / (1 − γ p(s | s, π(s)))
+
+States are renumbered in the order in which they will be visited, so that a sweep reads memory from front to
+back. The matrix takes 1/A of the model's room. Sweeps run over two halves at once: within a half each state
+sees the newest values (Gauss–Seidel), across the boundary those of the sweep before (Jacobi). The halves are
+fixed, so the number of cores never changes a bit of the answer.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bellmark.mdp import bellman
+
+from .problem import Problem
+
+Float = NDArray[np.float64]
+Array = NDArray[Any]
+
+
+@bellman.kernel
+def extract(
+    successors: Array,
+    continuation: Array,
+    offsets: Array,
+    rewards: Array,
+    discount: float,
+    policy: Array,
+    order: Array,
+    position: Array,
+    written: Array,
+    starts: Array,
+    columns: Array,
+    coefficients: Array,
+    constants: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """Write rows `start <= t < stop` of the system; a state without action has the equation x = 0.
+
+    `written[t]` is the action whose row stands there already (−2: none): improved policies differ in few
+    states.
+    """
+    num_actions = rewards.shape[1]
+    for t in range(start, stop):
+        s = order[t]
+        a = policy[s]
+        if a == written[t]:
+            continue
+        written[t] = a
+        begin = starts[t]
+        if a < 0:
+            constants[t] = 0.0
+            continue
+        pair = s * num_actions + a
+        stay = 0.0
+        length = offsets[pair + 1] - offsets[pair]
+        for i in range(length):
+            j = successors[offsets[pair] + i]
+            p = continuation[offsets[pair] + i]
+            if j == s:
+                stay += p
+                columns[begin + i] = t
+                coefficients[begin + i] = 0.0
+            else:
+                columns[begin + i] = position[j]
+                coefficients[begin + i] = p
+        if discount * stay >= 1.0:
+            # Nothing to solve for: the policy stays for ever. Leave the loop in, as the sweep would.
+            for i in range(begin, begin + length):
+                if columns[i] == t:
+                    coefficients[i] = stay
+                    stay = 0.0
+        scale = 1.0 / (1.0 - discount * stay)
+        constants[t] = rewards[s, a] * scale
+        for i in range(begin, begin + length):
+            coefficients[i] *= discount * scale
+
+
+@bellman.kernel
+def relax(
+    starts: Array,
+    columns: Array,
+    coefficients: Array,
+    constants: Array,
+    x: Array,
+    before: Array,
+    repeats: int,
+    start: int,
+    stop: int,
+) -> float:
+    """`repeats` sweeps over a slice, reading `before` outside of it; returns the last sweep's largest |change|."""
+    largest = 0.0
+    for _ in range(repeats):
+        largest = 0.0
+        for t in range(start, stop):
+            total = constants[t]
+            for i in range(starts[t], starts[t + 1]):
+                j = columns[i]
+                total += coefficients[i] * (x[np.uint32(j)] if start <= j < stop else before[np.uint32(j)])
+            largest = max(largest, abs(total - x[t]))
+            x[t] = total
+    return largest
+
+
+@bellman.kernel
+def multiply(
+    starts: Array, columns: Array, coefficients: Array, x: Array, out: Array, start: int, stop: int
+) -> None:
+    """out = x − C x on a slice."""
+    for t in range(start, stop):
+        total = x[t]
+        for i in range(starts[t], starts[t + 1]):
+            total -= coefficients[i] * x[np.uint32(columns[i])]
+        out[t] = total
+
+
+@bellman.kernel
+def lower_solve(
+    starts: Array, columns: Array, coefficients: Array, b: Array, out: Array, start: int, stop: int
+) -> None:
+    """out = (I − L)⁻¹ b on a slice, L the part of C that points backwards within the slice."""
+    for t in range(start, stop):
+        total = b[t]
+        for i in range(starts[t], starts[t + 1]):
+            j = columns[i]
+            if start <= j < t:
+                total += coefficients[i] * out[np.uint32(j)]
+        out[t] = total
+
+
+@dataclass
+class PolicySystem:
+    """`order[t]` is the state at position t; the other arrays are the system in that numbering."""
+
+    order: NDArray[np.int32]
+    position: NDArray[np.int32]
+    written: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    columns: NDArray[np.int32]
+    coefficients: Float
+    constants: Float
+    before: Float
+    slices: int
+    threads: int
+
+    def relax(self, x: Float, repeats: int = 1) -> float:
+        """Gauss–Seidel sweeps, in place; returns the largest |change| in the last of them."""
+        if self.slices > 1:
+            np.copyto(self.before, x)
+        return max(
+            self._over_slices(
+                lambda start, stop: relax(
+                    self.starts,
+                    self.columns,
+                    self.coefficients,
+                    self.constants,
+                    x,
+                    self.before,
+                    repeats,
+                    start,
+                    stop,
+                )
+            )
+        )
+
+    def multiply(self, x: Float) -> Float:
+        """(I − C) x."""
+        out = np.empty_like(x)
+        self._over_slices(
+            lambda start, stop: multiply(self.starts, self.columns, self.coefficients, x, out, start, stop)
+        )
+        return out
+
+    def precondition(self, b: Float) -> Float:
+        """(I − L)⁻¹ b: a Gauss–Seidel sweep from 0."""
+        out = np.empty_like(b)
+        self._over_slices(
+            lambda start, stop: lower_solve(self.starts, self.columns, self.coefficients, b, out, start, stop)
+        )
+        return out
+
+    def _over_slices(self, task: Any) -> list[Any]:
+        size = len(self.order)
+        if self.threads >= self.slices:
+            return bellman.run(task, size, self.slices)
+        edges = [size * i // self.slices for i in range(self.slices + 1)]
+        return [task(edges[i], edges[i + 1]) for i in range(self.slices)]
+
+
+def policy_system(
+    problem: Problem,
+    policy: NDArray[np.int32],
+    order: NDArray[np.int32],
+    position: NDArray[np.int32],
+    room: PolicySystem | None = None,
+) -> PolicySystem:
+    """The equations of `policy` (int32 [S], negative where nothing is done), in `order`; reuses the arrays
+    of `room`.
+    """
+    if room is None or not problem.branching:
+        room = _room(problem, policy, order, position)
+    system = room
+    system._over_slices(
+        lambda start, stop: extract(
+            problem.successors,
+            problem.continuation,
+            problem.offsets,
+            problem.rewards,
+            problem.discount,
+            policy,
+            order,
+            position,
+            system.written,
+            system.starts,
+            system.columns,
+            system.coefficients,
+            system.constants,
+            start,
+            stop,
+        )
+    )
+    return system
+
+
+def _room(
+    problem: Problem, policy: NDArray[np.int32], order: NDArray[np.int32], position: NDArray[np.int32]
+) -> PolicySystem:
+    """An unwritten system with room for the rows of `policy` (of any policy, where all rows have the same
+    length).
+    """
+    size = problem.num_states
+    if problem.branching:
+        starts = np.arange(size + 1, dtype=np.int64) * problem.branching
+    else:
+        pairs = np.arange(size) * problem.num_actions + np.maximum(policy, 0)
+        lengths = np.where(policy >= 0, problem.offsets[pairs + 1] - problem.offsets[pairs], 0)[order]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    slices = 2 if size >= 20_000 else 1
+    return PolicySystem(
+        order,
+        position,
+        np.full(size, -2, dtype=np.int32),
+        starts,
+        np.zeros(int(starts[-1]), dtype=np.int32),
+        np.zeros(int(starts[-1])),
+        np.empty(size),
+        np.empty(size if slices > 1 else 0),
+        slices,
+        problem.threads,
+    )
+
+
+def backward_order(problem: Problem, sweeps: int = 12) -> NDArray[np.int32]:
+    """States by their distance to where episodes end, or to the best-paid states where none does: int32 [S].
+
+    Swept in this order, a state's successors on the way have just been visited, and values travel the length
+    of the model in one sweep.
+    """
+    if problem.terminal.any():
+        sources = problem.terminal
+    else:
+        best = np.max(problem.first_values)
+        sources = problem.first_values >= best - 1e-9 * max(1.0, abs(float(best)))
+    steps = np.where(sources, 0, np.iinfo(np.int32).max - 1).astype(np.int32)
+    for sweep in range(sweeps):
+        nearer = bellman.distances(
+            problem.successors,
+            problem.continuation,
+            problem.offsets,
+            problem.num_actions,
+            steps,
+            sweep % 2 == 0,
+        )
+        if nearer == 0:
+            break
+    return np.argsort(steps, kind="stable").astype(np.int32)
+
+
+def inverse(order: NDArray[np.int32]) -> NDArray[np.int32]:
+    """position such that position[order[t]] = t."""
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order), dtype=np.int32)
+    return position

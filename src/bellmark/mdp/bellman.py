@@ -1,0 +1,326 @@
+"""Bellman backups over a finite model's raw arrays: the inner loops of every exact method.
+
+    (T v)(s) = max_a [ r(s, a) + γ Σ_s' p(s' | s, a) v(s') ]
+
+Each kernel works on the states `start <= s < stop`, releases the interpreter's lock and touches nothing
+outside its slice, so that `run` can give slices to threads. Threads rather than Numba's own parallel loops:
+they compile three times faster, survive being called from several Python threads, and give the same bits for
+every number of cores.
+
+Kernels are compiled at their first call and kept on disk. Arrays are a `FiniteMDP`'s (see
+`bellmark.mdp.model`), plus
+
+- `continuation`: float64 [nnz], probabilities with flagged terminations set to 0;
+- `branching`: K where every pair has K transitions, else 0 (then `offsets` is read, 8 bytes more per pair);
+- `actions`, `counts`: int32 [S, W] and [S]; the actions still considered in state s are `actions[s,
+  :counts[s]]`. A state without any is terminal and keeps the value 0.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+PARALLEL_THRESHOLD = 200_000
+"""Transitions below which handing slices to threads costs more than it saves."""
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile lazily, without the interpreter's lock, and keep the machine code for the next process.
+
+    Numba keeps it beside the source or, where that folder is read-only, in the user's cache; where neither
+    can be written we name a folder of our own, and as the last resort compile anew in each process.
+    """
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:
+        pass
+    numba.config.CACHE_DIR = os.path.join(tempfile.gettempdir(), f"bellmark-numba-{os.getuid()}")
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:
+        return numba.njit(function, **options)
+
+
+# ---------------------------------------------------------------------------------------------------- threads
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def available_threads() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def run(task: Callable[[int, int], Any], size: int, threads: int) -> list[Any]:
+    """Call `task(start, stop)` on slices of `range(size)`, one after another or on threads; results in order.
+
+    An interrupt (Ctrl-C) is raised only when no slice is being written any more.
+    """
+    if threads <= 1 or size < threads:
+        return [task(0, size)]
+    # A forked child inherits the dictionary but not the threads, hence the process id in the key.
+    key = (os.getpid(), threads)
+    if key not in _pools:
+        _pools[key] = ThreadPoolExecutor(threads - 1, thread_name_prefix="bellmark")
+    edges = [size * i // threads for i in range(threads + 1)]
+    futures = [_pools[key].submit(task, edges[i], edges[i + 1]) for i in range(1, threads)]
+    try:
+        first = task(edges[0], edges[1])
+        return [first] + [future.result() for future in futures]
+    finally:
+        wait(futures)
+
+
+# ---------------------------------------------------------------------------------------------------- kernels
+
+
+@kernel
+def open_actions(
+    available: Array,
+    rewards: Array,
+    actions: Array,
+    counts: Array,
+    values: Array,
+    policy: Array,
+    start: int,
+    stop: int,
+) -> tuple[float, float, float]:
+    """List every state's actions, and do the backup of v = 0, which needs no transition: max_a r(s, a).
+
+    Returns the smallest and the largest new value over non-terminal states, and the largest |r|.
+    """
+    low, high, size = np.inf, -np.inf, 0.0
+    for s in range(start, stop):
+        n = 0
+        best = -np.inf
+        choice = -1
+        for a in range(available.shape[1]):
+            if available[s, a]:
+                actions[s, n] = a
+                n += 1
+                size = max(size, abs(rewards[s, a]))
+                if rewards[s, a] > best:
+                    best = rewards[s, a]
+                    choice = a
+        counts[s] = n
+        policy[s] = choice
+        if n == 0:
+            values[s] = 0.0
+        else:
+            values[s] = best
+            low = min(low, best)
+            high = max(high, best)
+    return low, high, size
+
+
+@kernel
+def row_mass(
+    successors: Array,
+    continuation: Array,
+    offsets: Array,
+    available: Array,
+    terminal: Array,
+    any_terminal: bool,
+    start: int,
+    stop: int,
+) -> tuple[float, float, int]:
+    """The smallest and largest probability, over available pairs, of going on to a non-terminal state; the
+    longest row.
+    """
+    low, high, longest = np.inf, -np.inf, 0
+    num_actions = available.shape[1]
+    for s in range(start, stop):
+        for a in range(num_actions):
+            if not available[s, a]:
+                continue
+            pair = s * num_actions + a
+            mass = 0.0
+            if any_terminal:
+                for i in range(offsets[pair], offsets[pair + 1]):
+                    if not terminal[np.uint32(successors[i])]:
+                        mass += continuation[i]
+            else:
+                for i in range(offsets[pair], offsets[pair + 1]):
+                    mass += continuation[i]
+            low = min(low, mass)
+            high = max(high, mass)
+            longest = max(longest, offsets[pair + 1] - offsets[pair])
+    return low, high, longest
+
+
+@kernel
+def backup(
+    successors: Array,
+    continuation: Array,
+    offsets: Array,
+    branching: int,
+    rewards: Array,
+    actions: Array,
+    counts: Array,
+    discount: float,
+    values: Array,
+    out: Array,
+    policy: Array,
+    margin: float,
+    start: int,
+    stop: int,
+) -> tuple[float, float, float, int]:
+    """One Jacobi sweep: out = T values, and the greedy policy (the first of equals).
+
+    With a finite `margin`, actions worse than the best by more than that leave the lists.
+    Returns the smallest and largest out − values over non-terminal states, the largest |out|, and how many
+    actions left.
+    """
+    num_actions = rewards.shape[1]
+    low, high, size, gone = np.inf, -np.inf, 0.0, 0
+    q = np.empty(actions.shape[1])
+    for s in range(start, stop):
+        n = counts[s]
+        if n == 0:
+            out[s] = 0.0
+            continue
+        best = -np.inf
+        choice = -1
+        for k in range(n):
+            a = actions[s, k]
+            pair = s * num_actions + a
+            if branching > 0:
+                begin = pair * branching
+                end = begin + branching
+            else:
+                begin = offsets[pair]
+                end = offsets[pair + 1]
+            total = 0.0
+            for i in range(begin, end):
+                total += continuation[i] * values[np.uint32(successors[i])]
+            total = rewards[s, a] + discount * total
+            q[k] = total
+            if total > best:
+                best = total
+                choice = a
+        if n > 1 and margin < np.inf:
+            kept = 0
+            for k in range(n):
+                if q[k] >= best - margin:
+                    actions[s, kept] = actions[s, k]
+                    kept += 1
+            counts[s] = kept
+            gone += n - kept
+        out[s] = best
+        policy[s] = choice
+        change = best - values[s]
+        low = min(low, change)
+        high = max(high, change)
+        size = max(size, abs(best))
+    return low, high, size, gone
+
+
+@kernel
+def backup_in_place(
+    successors: Array,
+    continuation: Array,
+    offsets: Array,
+    rewards: Array,
+    actions: Array,
+    counts: Array,
+    discount: float,
+    values: Array,
+    policy: Array,
+    order: Array,
+    backward: bool,
+) -> float:
+    """One Gauss–Seidel sweep with self-loops eliminated; returns the largest |change|.
+
+        v(s) ← max_a [ r(s, a) + γ Σ_{s' ≠ s} p(s' | s, a) v(s') ] / (1 − γ p(s | s, a))
+
+    States are visited in `order` (in their own order where that is empty), or from its end where `backward`.
+    """
+    num_states, num_actions = rewards.shape
+    largest = 0.0
+    ordered = len(order) > 0
+    for t in range(num_states):
+        position = num_states - 1 - t if backward else t
+        s = order[position] if ordered else position
+        if counts[s] == 0:
+            continue
+        best = -np.inf
+        choice = policy[s]
+        for k in range(counts[s]):
+            a = actions[s, k]
+            pair = s * num_actions + a
+            total = 0.0
+            stay = 0.0
+            for i in range(offsets[pair], offsets[pair + 1]):
+                if successors[i] == s:
+                    stay += continuation[i]
+                else:
+                    total += continuation[i] * values[np.uint32(successors[i])]
+            total = (rewards[s, a] + discount * total) / (1.0 - discount * stay)
+            if total > best:
+                best = total
+                choice = a
+        largest = max(largest, abs(best - values[s]))
+        values[s] = best
+        policy[s] = choice
+    return largest
+
+
+@kernel
+def action_values(
+    successors: Array,
+    continuation: Array,
+    offsets: Array,
+    rewards: Array,
+    available: Array,
+    discount: float,
+    values: Array,
+    out: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """out(s, a) = r(s, a) + γ Σ_s' p(s' | s, a) values(s'); −∞ where the action is not available."""
+    num_actions = rewards.shape[1]
+    for s in range(start, stop):
+        for a in range(num_actions):
+            if not available[s, a]:
+                out[s, a] = -np.inf
+                continue
+            pair = s * num_actions + a
+            total = 0.0
+            for i in range(offsets[pair], offsets[pair + 1]):
+                total += continuation[i] * values[np.uint32(successors[i])]
+            out[s, a] = rewards[s, a] + discount * total
+
+
+@kernel
+def distances(
+    successors: Array, continuation: Array, offsets: Array, num_actions: int, steps: Array, backward: bool
+) -> int:
+    """One sweep of steps(s) ← min(steps(s), 1 + min over successors); returns how many states came nearer.
+
+    Sweeping from both ends in turn finds breadth-first distances without a table of predecessors.
+    """
+    num_states = len(steps)
+    nearer = 0
+    for t in range(num_states):
+        s = num_states - 1 - t if backward else t
+        best = steps[s]
+        if best == 0:
+            continue
+        for i in range(offsets[s * num_actions], offsets[(s + 1) * num_actions]):
+            j = np.uint32(successors[i])
+            if continuation[i] > 0.0 and steps[j] + 1 < best:
+                best = steps[j] + 1
+        if best < steps[s]:
+            steps[s] = best
+            nearer += 1
+    return nearer
