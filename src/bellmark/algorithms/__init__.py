@@ -11,6 +11,7 @@ from bellmark.errors import BadInput, unknown
 ALGORITHMS = {
     "ppo": "bellmark.algorithms.policy_gradient.ppo:PPO",
     "reinforce": "bellmark.algorithms.policy_gradient.reinforce:Reinforce",
+    "q_learning": "bellmark.algorithms.tabular.q_learning:QLearning",
 }
 """Name, as on the command line and in saved configurations, to `module:Class`."""
 

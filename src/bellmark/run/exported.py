@@ -174,6 +174,11 @@ def load_policies(directory: Path) -> list[TrainedPolicy]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptFile(f"{path} is damaged: {type(error).__name__}: {error}") from None
     problem = _Spaces((observation_space, action_space))
-    template = jax.eval_shape(lambda key: algorithm.policy(algorithm.init(problem, key)), jax.random.key(0))
+    if hasattr(algorithm, "policy_template"):
+        template = algorithm.policy_template(observation_space, action_space)
+    else:
+        template = jax.eval_shape(
+            lambda key: algorithm.policy(algorithm.init(problem, key)), jax.random.key(0)
+        )
     modules = load_tree(directory / "policy.safetensors", [template] * count, digest)
     return [TrainedPolicy(module, observation_space, action_space) for module in modules]

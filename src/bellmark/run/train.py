@@ -47,6 +47,8 @@ MOST_ROWS_PER_RUN = 2000
 MOST_STEPS_PER_ROW = 200_000
 """However long a run: Ctrl-C is answered at the end of a row."""
 MOST_SEEDS = 4096
+MAY_BE_INFINITE = ("episode/", "gap/", "error/")
+"""Metrics that may be NaN or infinite in a sound run: no episode ended, or a policy never ends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +151,9 @@ def train(
         "seeds": list(seeds),
         "steps": steps,
         "steps_per_iteration": per_iteration,
-        "row_every": max(1, min(-(-iterations // MOST_ROWS_PER_RUN), MOST_STEPS_PER_ROW // per_iteration)),
+        "row_every": -(-iterations // algorithm.most_rows)
+        if hasattr(algorithm, "most_rows")
+        else max(1, min(-(-iterations // MOST_ROWS_PER_RUN), MOST_STEPS_PER_ROW // per_iteration)),
         **(extra_config or {}),
     }
     existed = directory is not None and Path(directory).expanduser().is_dir()
@@ -308,6 +312,10 @@ def open_engine(algorithm: Any, environment: Resolved, config: dict[str, Any], t
     """The engine for a problem: a compiled one where the environment is compiled."""
     seeds, row_every, per_iteration = config["seeds"], config["row_every"], config["steps_per_iteration"]
     budget = whole_iterations(config["steps"], per_iteration) * per_iteration
+    if getattr(algorithm, "tabular", False):
+        from bellmark.run.table_engine import open_tables
+
+        return open_tables(algorithm, environment, config, timeout)
     if environment.compiled is not None:
         problem = CompiledProblem(environment.compiled, budget, environment.time_limit)
         return CompiledEngine(algorithm, problem, seeds, row_every)
@@ -387,6 +395,8 @@ class _Loop:
             began = time.perf_counter()
             engine = open_engine(self.algorithm, self.environment, self.config, self.timeout)
             with MetricsWriter(self.run.metrics_path) as writer:
+                for note in getattr(engine, "notes", ()):
+                    self.progress.message(note)
                 states = self._begin(engine, writer, fresh)
                 self._say_size(states)
                 if self.iteration < self.iterations:
@@ -434,7 +444,7 @@ class _Loop:
             self.progress.warning(remark)
         self.iteration, self.seconds = found.iteration, found.seconds
         writer.truncate_to(found.metrics_bytes)
-        if isinstance(engine, HostEngine) and not engine.restorable:
+        if not getattr(engine, "restorable", True):
             self.progress.warning(
                 f"{self.environment.id} cannot be put back into a saved state: "
                 "the episodes that were in flight are dropped and new ones begin"
@@ -494,7 +504,7 @@ class _Loop:
         Within a row, what an environment returned comes before the parameters that it spoilt, and those before losses.
         """
         names = sorted(
-            (name for name in metrics if not name.startswith("episode/")),
+            (name for name in metrics if not name.startswith(MAY_BE_INFINITE)),
             key=lambda name: (not name.startswith(BROKEN), name == PARAMETERS),
         )
         bad = np.stack([metrics[n] > 0 if n.startswith(BROKEN) else ~np.isfinite(metrics[n]) for n in names])

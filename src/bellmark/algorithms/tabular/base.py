@@ -1,0 +1,240 @@
+"""What every table learner shares: its state, and everything that is not its update.
+
+A table learner is an algorithm whose iteration is one environment step. Its update is a Numba kernel that sees one
+transition at a time (`bellmark.algorithms.tabular.loop`); on a finite model the kernel runs inside a sampling loop, on a
+Gymnasium environment it is called step by step, and either way the arithmetic is the same.
+"""
+
+import abc
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from bellmark.algorithms.base import AbstractAlgorithm
+from bellmark.algorithms.checks import fraction
+from bellmark.envs.wrappers.discretise import StateIndex
+from bellmark.errors import BadInput
+from bellmark.experience.policy import FixedSpace
+
+from . import exploration, step_sizes
+from .exploration import behaviour, greedy_actions
+from .generator import generator
+from .loop import ACTION, CLOCK, COUNT, LENGTH, RETURN, SQUARE, STATE, STEPS
+from .policy import TablePolicy, policy_template
+from .problem import TableProblem
+from .settings import Settings, settings_of
+
+Gap = Literal["auto", "on", "off"]
+"""Whether the exact gap is measured along the way: where it can be, or an error where it cannot, or never."""
+
+MOST_ROWS = 250
+"""Rows of metrics in a run: each is an exact evaluation of two policies where the model is known."""
+
+
+class TableState(eqx.Module):
+    """The state of one seed: NumPy arrays that the kernels write into.
+
+    - `values`: float64 [S, A], Q (of a predictor [S, 1], V); `visits`: uint32, how often each entry was updated.
+    - `place`: int64 [4] and `running`: float64 [1]: the episode in flight (see `loop`).
+    - `generator`: uint64 [2]; `memory`: the learner's own arrays.
+    - `environment`: what a host environment gave to be put back by, where it offers that.
+    - `problem`: what is learnt on, which is not part of a checkpoint.
+    """
+
+    values: Any
+    visits: Any
+    place: Any
+    running: Any
+    generator: Any
+    memory: tuple[Any, ...]
+    environment: Any
+    problem: TableProblem = eqx.field(static=True)
+
+
+class AbstractTableLearner(AbstractAlgorithm):
+    """A learner whose knowledge is a table with a row per state.
+
+    Final classes give `begin`, `learn` and `loop` (kernels) and, where they need more than one table, `memory`.
+    """
+
+    begin: ClassVar[Any]
+    learn: ClassVar[Any]
+    loop: ClassVar[Any]
+    tabular: ClassVar[bool] = True
+    predicts: ClassVar[bool] = False
+    mode: ClassVar[int] = 0
+    most_rows: ClassVar[int] = MOST_ROWS
+
+    @abc.abstractmethod
+    def memory(self, problem: TableProblem) -> tuple[NDArray[Any], ...]:
+        """The learner's arrays beside its table, as they are before the first step."""
+
+    @abc.abstractmethod
+    def check_fields(self) -> None:
+        """Refuse hyperparameters that mean nothing."""
+
+    @abc.abstractmethod
+    def table(self, state: TableState) -> NDArray[np.float64]:
+        """The learner's estimate: Q [S, A], or V [S, 1] of a predictor."""
+
+    @abc.abstractmethod
+    def behaviour(self, state: TableState) -> NDArray[np.float64]:
+        """π(a|s) of the policy that acts now: float64 [S, A], 0 in terminal states."""
+
+    def check(self, problem: Any) -> None:
+        if not isinstance(problem.action_space, gymnasium.spaces.Discrete):
+            raise BadInput(
+                f"{self.name} chooses from a table of actions; the action space is {problem.action_space}, and only "
+                "Discrete ones are allowed: ppo and its like act in others"
+            )
+        fraction("discount", self.discount)  # type: ignore[attr-defined]
+        self.check_fields()
+        index = StateIndex.of(problem.observation_space, getattr(self, "bins", ()))
+        size = index.size * int(problem.action_space.n) * 12
+        if size > 2**36:
+            raise BadInput(
+                f"{index.size:,} states × {problem.action_space.n} actions need {size / 2**30:,.0f} GiB per seed; "
+                "at most 64 GiB are allowed: use fewer bins, or function approximation"
+            )
+
+    def steps_per_iteration(self, problem: Any) -> int:
+        return 1
+
+    def settings(self, problem: TableProblem) -> Settings:
+        return settings_of(self, problem.budget, problem.time_limit)
+
+    def init(self, problem: TableProblem, key: Any) -> TableState:
+        """The state of the seed `key`, a whole number, before its first step."""
+        width = 1 if self.predicts else problem.num_actions
+        values = np.full((problem.num_states, width), float(self.initial_value))  # type: ignore[attr-defined]
+        values[problem.terminal] = 0.0
+        return TableState(
+            values=values,
+            visits=np.zeros(values.shape, np.uint32),
+            place=np.array([-1, 0, 0, 0], np.int64),
+            running=np.zeros(1),
+            generator=generator(key),
+            memory=self.memory(problem),
+            environment=None,
+            problem=problem,
+        )
+
+    def step(
+        self, problem: TableProblem, state: TableState, steps: int = 1
+    ) -> tuple[TableState, dict[str, Any]]:
+        """`steps` environment steps on a sampled problem. The state's arrays are written to; they are not copied."""
+        tally = np.zeros(4)
+        type(self).loop(
+            self.settings(problem),
+            problem.tables,
+            state.values,
+            state.visits,
+            problem.available,
+            state.place,
+            state.running,
+            state.generator,
+            tally,
+            steps,
+            state.memory,
+        )
+        return state, episode_metrics(tally)
+
+    def first_action(self, problem: TableProblem, state: TableState, observed: int) -> int:
+        """Begin an episode of a host environment in state `observed`; the action to take."""
+        action = type(self).begin(*self._arguments(problem, state), np.uint64(observed), *state.memory)
+        state.place[STATE], state.place[ACTION], state.place[LENGTH] = observed, action, 0
+        state.running[0] = 0.0
+        return int(action)
+
+    def observe(
+        self,
+        problem: TableProblem,
+        state: TableState,
+        reward: float,
+        following: int,
+        terminated: bool,
+        truncated: bool,
+        tally: NDArray[np.float64],
+    ) -> int:
+        """Learn from one step of a host environment; the next action, which means nothing where the episode ended."""
+        s, a = np.uint64(state.place[STATE]), np.uint64(state.place[ACTION])
+        action = type(self).learn(
+            *self._arguments(problem, state),
+            s,
+            a,
+            float(reward),
+            np.uint64(following),
+            bool(terminated),
+            bool(truncated),
+            *state.memory,
+        )
+        state.place[STATE], state.place[ACTION] = following, action
+        state.place[LENGTH] += 1
+        state.place[CLOCK] += 1
+        state.running[0] += reward
+        if terminated or truncated:
+            total = state.running[0]
+            tally += np.array([1.0, total, total * total, state.place[LENGTH]])
+        return int(action)
+
+    def _arguments(self, problem: TableProblem, state: TableState) -> tuple[Any, ...]:
+        return (
+            self.settings(problem),
+            state.values,
+            state.visits,
+            problem.available,
+            state.generator,
+            int(state.place[CLOCK]),
+        )
+
+    def policy(self, state: TableState) -> TablePolicy:
+        """The greedy policy (a predictor's: the one that it predicts), with the behaviour and the table beside it."""
+        problem, behaviour, values = state.problem, self.behaviour(state), self.table(state)
+        actions = np.argmax(behaviour, axis=1) if self.predicts else greedy_actions(values, problem.available)
+        return TablePolicy(
+            actions.astype(np.int32),
+            behaviour.astype(np.float32),
+            values.copy(),
+            FixedSpace(problem.observation_space),
+            getattr(self, "bins", ()),
+        )
+
+    def policy_template(self, observation_space: Any, action_space: Any) -> TablePolicy:
+        width = 1 if self.predicts else int(action_space.n)
+        return policy_template(observation_space, action_space, getattr(self, "bins", ()), width)
+
+
+def check_control(learner: Any) -> None:
+    """The checks of the fields that all control learners have."""
+    step_sizes.check(learner.step_size, learner.step_size_schedule, learner.step_size_power)
+    exploration.check(learner)
+    if not np.isfinite(learner.initial_value):
+        raise BadInput(f"initial_value is {learner.initial_value}; allowed: any finite number")
+
+
+def exploring(learner: AbstractTableLearner, values: Any, state: TableState) -> NDArray[np.float64]:
+    """The behaviour that explores around `values`, as a table: float64 [S, A]."""
+    problem, clock = state.problem, int(state.place[CLOCK])
+    out = np.zeros((problem.num_states, problem.num_actions))
+    settings = learner.settings(problem)
+    behaviour(settings, values, state.visits, problem.available, problem.terminal, clock, out)
+    return out
+
+
+def episode_metrics(tally: NDArray[np.float64]) -> dict[str, float]:
+    """Count, mean return, its standard deviation and mean length of the episodes added up in `tally`."""
+    count = float(tally[COUNT])
+    if count == 0:
+        nan = float("nan")
+        return {"episode/count": 0.0, "episode/return": nan, "episode/return_std": nan, "episode/length": nan}
+    mean = float(tally[RETURN]) / count
+    spread = max(float(tally[SQUARE]) / count - mean * mean, 0.0)
+    return {
+        "episode/count": count,
+        "episode/return": mean,
+        "episode/return_std": spread**0.5,
+        "episode/length": float(tally[STEPS]) / count,
+    }
