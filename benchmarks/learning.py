@@ -1,0 +1,179 @@
+"""What every preset reaches: ten seeds, the final policy, 100 episodes each, and how it got there.
+
+    python benchmarks/learning.py                                       all of them
+    python benchmarks/learning.py ppo:CartPole-v1 ppo:Acrobot-v1        some
+
+Presets were tuned on seeds from 100 on; here they meet seeds 0 to 9.  For every case there comes into `results/` a
+`learning-….json` (what was trained, by which version, on which machine, in what time, what it reached, the learning
+curve) and a `learning-….csv` (every evaluation episode).  `results/learning.png` shows all cases that are there.
+"""
+
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import bellmark as bm
+from bellmark.algorithms import fields_of
+from bellmark.report import plots
+from bellmark.report.statistics import Learning, interquartile_mean, interval, learning
+from bellmark.run.machine import machine, versions
+from bellmark.run.presets import PRESETS, configured, preset
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SEEDS = range(10)
+EPISODES = 100
+
+CASES = [f"{algorithm}:{environment}" for algorithm, environment in PRESETS] + ["ppo:gymnasium:CartPole-v1"]
+
+
+def measure(case: str) -> dict[str, Any]:
+    """Train ten seeds of one preset and write down what came of it."""
+    algorithm, _, environment = case.partition(":")
+    found = preset(algorithm, environment)
+    if case not in CASES or found is None:
+        raise SystemExit(f"{case} is not a preset; allowed: {', '.join(CASES)}")
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        run = bm.train(
+            algorithm,
+            environment,
+            seeds=list(SEEDS),
+            episodes=EPISODES,
+            progress=False,
+            directory=f"{folder}/run",
+        )
+        seconds = time.perf_counter() - began
+        curve = learning(run.metrics)
+    returns = run.evaluation.returns
+    means = returns.mean(axis=1)
+    low, high = interval(returns, interquartile_mean)
+    threshold = run.ending.solved_seeds is not None
+    result = {
+        "algorithm": algorithm,
+        "environment": environment,
+        "fields": fields_of(configured(algorithm, environment)),
+        "steps_per_seed": run.step,
+        "seeds": list(SEEDS),
+        "episodes_per_seed": EPISODES,
+        "policy": "final, deterministic",
+        "mean_return_of_each_seed": means.round(3).tolist(),
+        "interquartile_mean": round(float(interquartile_mean(means)), 3),
+        "interval_95": [round(low, 3), round(high, 3)],
+        "worst_seed": round(float(means.min()), 3),
+        "solved_seeds": run.ending.solved_seeds if threshold else None,
+        "seconds_training_all_seeds": round(run.seconds, 2),
+        "seconds_with_compilation_and_evaluation": round(seconds, 2),
+        "versions": versions(),
+        "machine": machine(),
+        "commit": commit(),
+        "curve": {
+            name: np.round(getattr(curve, name), 3).tolist() for name in ("position", "centre", "low", "high")
+        },
+    }
+    name = file_name(case)
+    # NaN (no episode has ended yet) is written as null: JSON has no other word for it
+    (RESULTS / f"{name}.json").write_text(compact(without_nan(result)))
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["seed", "episode", "return", "length"])
+        for seed, line, lengths in zip(SEEDS, returns, run.evaluation.lengths, strict=True):
+            rows.writerows(
+                [seed, e, f"{r:.6g}", n] for e, (r, n) in enumerate(zip(line, lengths, strict=True))
+            )
+    return result
+
+
+def file_name(case: str) -> str:
+    return "learning-" + case.replace(":", "-")
+
+
+def commit() -> str:
+    """The commit that was measured, and whether the package had been changed since."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    changed = " with uncommitted changes" if git("status", "--porcelain", "--", "src/bellmark") else ""
+    return git("rev-parse", "HEAD") + changed
+
+
+def without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [without_nan(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def compact(result: dict[str, Any]) -> str:
+    """JSON with one line per entry."""
+    lines = [f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in result.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def draw(path: Path) -> None:
+    """One panel per case: return against steps, interquartile mean and 95 % bootstrap band over ten seeds."""
+    found = [RESULTS / f"{file_name(case)}.json" for case in CASES]
+    results = [json.loads(file.read_text()) for file in found if file.exists()]
+    columns = min(3, len(results))
+    rows = -(-len(results) // columns)
+    with plots._style():
+        figure = plots._figure(3.7 * columns, 0.75 + 2.6 * rows)
+        height = figure.get_figheight()
+        plots._title(
+            figure,
+            "What the presets learn",
+            "ten seeds, interquartile mean of the training return with 95 % bootstrap band; "
+            "dot: the final policies, deterministic",
+        )
+        grid = figure.add_gridspec(
+            rows,
+            columns,
+            left=0.07,
+            right=0.975,
+            top=1 - 1.05 / height,
+            bottom=0.45 / height,
+            wspace=0.28,
+            hspace=0.55,
+        )
+        for index, result in enumerate(results):
+            axes = figure.add_subplot(grid[index // columns, index % columns])
+            curve = {
+                k: np.array([np.nan if x is None else x for x in v], float)
+                for k, v in result["curve"].items()
+            }
+            plots._draw(
+                axes, Learning(seeds=np.zeros((0, 0)), window=0, **curve), plots.COLOURS[0], width=1.6
+            )
+            reached = result["interquartile_mean"]
+            plots._dot(axes, curve["position"][-1], reached, plots.COLOURS[0])
+            title = f"{plots.algorithm_title(result['algorithm'])} · {result['environment']}"
+            axes.set_title(f"{title}   {reached:.1f}", loc="left", fontsize=9, color=plots.INK)
+            axes.tick_params(labelsize=8)
+            plots._steps(axes, "", ticks=4)
+        plots._save(figure, path)
+
+
+def line(result: dict[str, Any]) -> str:
+    low, high = result["interval_95"]
+    return (
+        f"{result['algorithm']} {result['environment']}: interquartile mean {result['interquartile_mean']:.1f} "
+        f"[{low:.1f}, {high:.1f}], worst seed {result['worst_seed']:.1f}, {result['steps_per_seed']:,} steps per "
+        f"seed, ten seeds in {result['seconds_training_all_seeds']:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    for case in sys.argv[1:] or CASES:
+        print(line(measure(case)), flush=True)
+    draw(RESULTS / "learning.png")

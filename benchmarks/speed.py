@@ -1,0 +1,306 @@
+"""How fast Bellmark is, as ratios to others measured in the same run, turn by turn.
+
+    python benchmarks/speed.py --peers .venv-bench/bin/python             everything, about ten minutes
+    python benchmarks/speed.py --peers … one-seed ten-seeds               some
+
+Both sides of a comparison are processes that have compiled and warmed up before the first measurement; then they take
+turns, A B A B, one idle while the other works.  The ratio of every pair is kept, and their median is the result: a
+machine that is slow for a while is slow for both.  Compilation is told apart (`ready`).  `requirements.txt` says what
+the other side's environment holds.  Results go to `results/speed-<date>.json` and `.csv`; parts that are measured anew
+replace the old ones of that day.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bellmark.run.machine import machine, versions
+from bellmark.run.presets import preset
+from learning import commit, compact
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+WORKERS = HERE / "speed_workers"
+CLEAN = {k: v for k, v in os.environ.items() if k not in ("JAX_COMPILATION_CACHE_DIR", "PYTHONPATH")}
+
+
+class Worker:
+    """A warmed process that answers each line with one measurement."""
+
+    def __init__(self, python: str, script: str, *arguments: Any):
+        self.process = subprocess.Popen(
+            [python, str(WORKERS / script), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=CLEAN,
+        )
+        self.ready = self._answer()["ready"]
+
+    def measure(self) -> float:
+        """Environment steps per second, once."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        return answer["steps"] / answer["seconds"]
+
+    def _answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"worker {' '.join(map(str, self.process.args))} ended early")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.process.communicate()
+
+
+def in_turn(ours: Worker, theirs: Worker, repetitions: int) -> dict[str, Any]:
+    """Measure both in turn; steps per second of each, and the ratio of each pair."""
+    pairs = [(ours.measure(), theirs.measure()) for _ in range(repetitions)]
+    for worker in (ours, theirs):
+        worker.close()
+    ratios = [mine / other for mine, other in pairs]
+    return {
+        "ours_steps_per_second": [round(mine) for mine, _ in pairs],
+        "theirs_steps_per_second": [round(other) for _, other in pairs],
+        "ratios": [round(r, 3) for r in ratios],
+        "ours": round(statistics.median(mine for mine, _ in pairs)),
+        "theirs": round(statistics.median(other for _, other in pairs)),
+        "ratio": round(statistics.median(ratios), 3),
+        "spread": [round(min(ratios), 3), round(max(ratios), 3)],
+        "unit": "environment steps/s",
+        "ready_seconds": [round(ours.ready, 2), round(theirs.ready, 2)],
+    }
+
+
+def one_seed(peers: str) -> dict[str, Any]:
+    steps = 409_600
+    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 1, steps)
+    return in_turn(mine, Worker(peers, "rejax_ppo.py", 1, steps), 9)
+
+
+def ten_seeds(peers: str) -> dict[str, Any]:
+    steps = 102_400
+    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 10, steps)
+    return in_turn(mine, Worker(peers, "rejax_ppo.py", 10, steps), 7)
+
+
+def against_stable_baselines3(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 1, 409_600)
+    return in_turn(mine, Worker(peers, "stable_baselines3_ppo.py", 20_480, best_threads(peers)), 7)
+
+
+def gymnasium(peers: str) -> dict[str, Any]:
+    steps = 102_400
+    mine = Worker(sys.executable, "ours.py", "gymnasium:CartPole-v1", 1, steps)
+    return in_turn(mine, Worker(peers, "stable_baselines3_ppo.py", steps, best_threads(peers)), 5)
+
+
+def best_threads(peers: str) -> int:
+    """Torch with one thread or with as many as there are cores: whichever is quicker here."""
+    counts = sorted({1, machine()["cores"]})
+    workers = [Worker(peers, "stable_baselines3_ppo.py", 10_240, count) for count in counts]
+    speeds = [[worker.measure() for worker in workers] for _ in range(3)]
+    for worker in workers:
+        worker.close()
+    medians = [statistics.median(column) for column in zip(*speeds, strict=True)]
+    return counts[medians.index(max(medians))]
+
+
+def whole_command(peers: str) -> dict[str, Any]:
+    """From a cold process to a solved CartPole: training, evaluation, picture, verdict."""
+    found = preset("ppo", "CartPole-v1")
+    assert found is not None
+    threads = str(best_threads(peers))
+    fields = json.dumps({**found.fields, "steps": found.steps})
+    theirs = [peers, str(WORKERS / "stable_baselines3_command.py"), fields, threads]
+    rows: dict[str, list[float]] = {"warm": [], "cold": [], "theirs": []}
+    memory: dict[str, list[float]] = {"ours": [], "theirs": []}
+    verdicts = set()
+    with tempfile.TemporaryDirectory() as folder:
+        cache = f"{folder}/cache"
+
+        def ours(name: str, cache: str) -> tuple[float, float]:
+            command = ["train", "ppo", "CartPole-v1", "--directory", f"{folder}/{name}"]
+            seconds, megabytes, output = timed([bellmark(), *command], {"JAX_COMPILATION_CACHE_DIR": cache})
+            verdicts.add("ours solved" if "\nsolved: " in f"\n{output}" else "ours NOT solved")
+            return seconds, megabytes
+
+        ours("first", cache)
+        for index in range(5):
+            seconds, megabytes = ours(f"warm{index}", cache)
+            rows["warm"].append(seconds)
+            memory["ours"].append(megabytes)
+            shutil.rmtree(f"{folder}/fresh", ignore_errors=True)
+            rows["cold"].append(ours(f"cold{index}", f"{folder}/fresh")[0])
+            seconds, megabytes, output = timed(theirs)
+            rows["theirs"].append(seconds)
+            memory["theirs"].append(megabytes)
+            verdicts.add(
+                "theirs solved" if json.loads(output.splitlines()[-1])["solved"] else "theirs NOT solved"
+            )
+
+    def share(name: str) -> list[float]:
+        return [round(mine / other, 3) for mine, other in zip(rows[name], rows["theirs"], strict=True)]
+
+    return {
+        "ours": round(statistics.median(rows["warm"]), 2),
+        "theirs": round(statistics.median(rows["theirs"]), 2),
+        "ours_without_cache": round(statistics.median(rows["cold"]), 2),
+        "unit": "s (less is better)",
+        "ratio": statistics.median(share("warm")),
+        "spread": [min(share("warm")), max(share("warm"))],
+        "ratio_without_cache": statistics.median(share("cold")),
+        "spread_without_cache": [min(share("cold")), max(share("cold"))],
+        "seconds": {name: [round(x, 2) for x in values] for name, values in rows.items()},
+        "peak_memory_megabytes": {name: round(max(values)) for name, values in memory.items()},
+        "verdicts": sorted(verdicts),
+        "torch_threads": int(threads),
+    }
+
+
+def start_up(peers: str) -> dict[str, Any]:
+    """Medians of whole processes, Python's own start included."""
+    commands = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "import bellmark": [sys.executable, "-c", "import bellmark"],
+        "bellmark --help": [bellmark(), "--help"],
+        "bellmark train --help": [bellmark(), "train", "--help"],
+        "import stable_baselines3": [peers, "-c", "import stable_baselines3"],
+    }
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(6):
+        for name, command in commands.items():
+            times[name].append(timed(command)[0])
+    medians = {name: round(statistics.median(values[1:]), 3) for name, values in times.items()}
+    return {
+        "ours": medians["import bellmark"],
+        "theirs": medians["import stable_baselines3"],
+        "unit": "s (less is better)",
+        "ratio": round(medians["import bellmark"] / medians["import stable_baselines3"], 3),
+        "seconds": medians,
+    }
+
+
+def memory(peers: str) -> dict[str, Any]:
+    """Peak resident memory of whole commands."""
+    del peers
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, more in {
+            "one seed": [],
+            "ten seeds": ["--seeds", "10"],
+            "ten seeds, ten times the steps": ["--seeds", "10", "--steps", "1000000"],
+            "one seed, Gymnasium": ["gymnasium"],
+        }.items():
+            environment = "gymnasium:CartPole-v1" if more == ["gymnasium"] else "CartPole-v1"
+            flags = [] if more == ["gymnasium"] else more
+            directory = f"{folder}/{name.replace(' ', '-')}"
+            command = [bellmark(), "train", "ppo", environment, "--directory", directory, *flags]
+            found[name] = round(timed(command)[1])
+    return {"peak_memory_megabytes": found}
+
+
+def bellmark() -> str:
+    return str(Path(sys.executable).parent / "bellmark")
+
+
+def timed(command: list[str], environment: dict[str, str] | None = None) -> tuple[float, float, str]:
+    """A process from its start to its end: seconds, peak resident megabytes, everything it wrote."""
+    with tempfile.TemporaryFile("w+") as output:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env={**CLEAN, **(environment or {})}
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        text = output.read()
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}:\n{text}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return seconds, _peak(usage) * unit / 1e6, text
+
+
+def _peak(usage: resource.struct_rusage) -> int:
+    return usage.ru_maxrss
+
+
+PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
+    "one-seed": ("PPO, compiled CartPole, one seed / rejax 0.1.3", one_seed),
+    "ten-seeds": ("PPO, compiled CartPole, ten seeds together / rejax, vmapped", ten_seeds),
+    "compiled": ("PPO, compiled CartPole / Stable-Baselines3 on Gymnasium's", against_stable_baselines3),
+    "gymnasium": ("PPO, both on 8 of Gymnasium's CartPole / Stable-Baselines3", gymnasium),
+    "command": ("cold process to solved CartPole / Stable-Baselines3", whole_command),
+    "start": ("import bellmark / import stable_baselines3", start_up),
+    "memory": ("peak memory", memory),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--peers", required=True, help="the Python that has rejax and Stable-Baselines3")
+    given = parser.parse_args()
+    if unknown := [part for part in given.parts if part not in PARTS]:
+        parser.error(f"{unknown[0]} is no part; allowed: {', '.join(PARTS)}")
+    file = RESULTS / f"speed-{datetime.date.today():%Y-%m-%d}.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    results |= {"versions": versions(), "machine": machine(), "peers": peer_versions(given.peers)}
+    for part in given.parts or PARTS:
+        title, run = PARTS[part]
+        results[part] = {"what": title, **run(given.peers), "commit": commit(), "load": os.getloadavg()[1]}
+        print(f"{title}: {summary(results[part])}", flush=True)
+        file.write_text(compact(results))
+    write_csv(results, file.with_suffix(".csv"))
+
+
+def peer_versions(python: str) -> dict[str, str]:
+    names = ["rejax", "gymnax", "stable-baselines3", "torch", "gymnasium", "jax", "numpy"]
+    code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
+    return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+def summary(result: dict[str, Any]) -> str:
+    if "ratio" not in result:
+        return str(result["peak_memory_megabytes"])
+    spread = f" (from {result['spread'][0]} to {result['spread'][1]})" if "spread" in result else ""
+    more = f", without cache {result['ratio_without_cache']}" if "ratio_without_cache" in result else ""
+    return f"{result['ours']} / {result['theirs']} {result['unit']}, ratio {result['ratio']}{spread}{more}"
+
+
+def write_csv(results: dict[str, Any], path: Path) -> None:
+    """One row per repetition."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["part", "repetition", "ours", "theirs", "ratio", "unit"])
+        for part in PARTS:
+            result = results.get(part, {})
+            columns = (result.get("ours_steps_per_second"), result.get("theirs_steps_per_second"))
+            unit = "environment steps/s"
+            if part == "command" and result:
+                columns, unit = (result["seconds"]["warm"], result["seconds"]["theirs"]), "s, warm cache"
+            if columns[0] is None:
+                continue
+            for index, (mine, other) in enumerate(zip(*columns, strict=True)):
+                rows.writerow([part, index, mine, other, round(mine / other, 4), unit])
+
+
+if __name__ == "__main__":
+    main()
