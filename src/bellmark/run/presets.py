@@ -20,7 +20,54 @@ class Preset:
 
 
 PRESETS: dict[tuple[str, str], Preset] = {
-    ("ppo", "CartPole-v1"): Preset(100_000, {"learning_rate": 1e-3}, ""),
+    ("ppo", "CartPole-v1"): Preset(
+        100_000,
+        {"discount": 0.98, "trace_decay": 0.8, "learning_rate": 2e-3, "epochs": 10, "entropy_weight": 0.0},
+        "",
+    ),
+    ("ppo", "Acrobot-v1"): Preset(
+        1_000_000,
+        {
+            "trace_decay": 0.94,
+            "learning_rate": 1e-3,
+            "environments": 16,
+            "rollout_length": 256,
+            "minibatches": 16,
+            "entropy_weight": 0.0,
+            "normalise_observations": True,
+            "normalise_rewards": True,
+        },
+        "",
+    ),
+    ("ppo", "MountainCar-v0"): Preset(
+        1_000_000,
+        {
+            "trace_decay": 0.98,
+            "learning_rate": 3e-4,
+            "environments": 16,
+            "rollout_length": 256,
+            "minibatches": 16,
+            "normalise_observations": True,
+            "normalise_rewards": True,
+        },
+        "",
+    ),
+    ("ppo", "Pendulum-v1"): Preset(
+        100_000,
+        {
+            "discount": 0.95,
+            "trace_decay": 0.9,
+            "learning_rate": 1e-3,
+            "environments": 4,
+            "rollout_length": 512,
+            "epochs": 20,
+            "minibatches": 16,
+            "entropy_weight": 0.0,
+            "normalise_rewards": True,
+            "activation": "relu",
+        },
+        "",
+    ),
 }
 
 
