@@ -77,6 +77,23 @@ def test_chunks_and_company_do_not_matter(engines):
         np.testing.assert_array_equal(their_rows[name][:, 1:2], rows[name], err_msg=name)
 
 
+def test_a_row_of_several_iterations_is_their_average(engines):
+    alone, _ = engines
+    states, rows = run(alone, 5)
+    by_twos = CompiledEngine(alone.algorithm, PROBLEM, [5], row_every=2)
+    by_twos.compile(by_twos.start())
+    same, pairs = run(by_twos, 5)
+    by_twos.close()
+    assert bits(same[0]) == bits(states[0])
+    cuts, count = [0, 2, 4], rows["episode/count"]  # the last row is of one iteration
+    np.testing.assert_array_equal(pairs["episode/count"], np.add.reduceat(count, cuts))
+    total = np.add.reduceat(np.where(count > 0, rows["episode/return"] * count, 0.0), cuts)
+    np.testing.assert_allclose(pairs["episode/return"], total / np.add.reduceat(count, cuts), rtol=1e-5)
+    sizes = np.array([[2], [2], [1]])
+    mean = np.add.reduceat(rows["loss/policy"], cuts) / sizes
+    np.testing.assert_allclose(pairs["loss/policy"], mean, rtol=1e-5, atol=1e-7)
+
+
 @contextlib.contextmanager
 def compilations(caplog):
     """The names of the programs that are compiled meanwhile, in whichever thread."""
