@@ -1,6 +1,7 @@
 """What `import bellmark as bm` offers for training: train, resume, evaluate, load."""
 
 import dataclasses
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -101,7 +102,7 @@ def train(
             seeds=seed_list,
             directory=directory,
             progress=shown,
-            observers=watchers,
+            observers=[*watchers, _Ahead()],
             checkpoint_seconds=checkpoint_seconds,
             timeout=timeout,
             extra_config={"evaluation_episodes": episodes},
@@ -171,6 +172,20 @@ def _learner(
             f"{type(algorithm).__name__}({next(iter(hyperparameters))}=…)"
         )
     return algorithm, DEFAULT_STEPS
+
+
+class _Ahead:
+    """Imports what draws the picture, in its own thread, while the compiled loop needs no Python."""
+
+    def started(self, info: Any) -> None: ...
+
+    def rows(self, rows: Any) -> None:
+        importlib.import_module("matplotlib.figure")
+        importlib.import_module("matplotlib.backends.backend_agg")
+
+    def saved(self, step: int, path: Path) -> None: ...
+
+    def finished(self, outcome: Any) -> None: ...
 
 
 def _ended(trained: loop.Trained, episodes: int, progress: Any, timeout: float) -> Run:
