@@ -144,7 +144,6 @@ def test_a_finite_model_is_measured_against_its_optimum(tmp_path, algorithm, fie
         progress=False,
         episodes=3,
         discount=0.8,
-        environment_options=None,
         **fields,
     )
     found = run.ending.optimality
