@@ -11,7 +11,13 @@ from bellmark.errors import BadInput, unknown
 ALGORITHMS = {
     "ppo": "bellmark.algorithms.policy_gradient.ppo:PPO",
     "reinforce": "bellmark.algorithms.policy_gradient.reinforce:Reinforce",
+    "sarsa": "bellmark.algorithms.tabular.sarsa:Sarsa",
+    "expected_sarsa": "bellmark.algorithms.tabular.sarsa:ExpectedSarsa",
+    "n_step_sarsa": "bellmark.algorithms.tabular.sarsa:NStepSarsa",
+    "sarsa_lambda": "bellmark.algorithms.tabular.sarsa:SarsaLambda",
     "q_learning": "bellmark.algorithms.tabular.q_learning:QLearning",
+    "double_q_learning": "bellmark.algorithms.tabular.q_learning:DoubleQLearning",
+    "q_lambda": "bellmark.algorithms.tabular.q_learning:QLambda",
 }
 """Name, as on the command line and in saved configurations, to `module:Class`."""
 

@@ -1,8 +1,8 @@
 """What every table learner shares: its state, and everything that is not its update.
 
 A table learner is an algorithm whose iteration is one environment step. Its update is a Numba kernel that sees one
-transition at a time (`bellmark.algorithms.tabular.loop`); on a finite model the kernel runs inside a sampling loop, on a
-Gymnasium environment it is called step by step, and either way the arithmetic is the same.
+transition at a time (see `loop`); on a finite model the kernel runs inside a sampling loop, on a Gymnasium environment
+it is called step by step, and either way the arithmetic is the same.
 """
 
 import abc
@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bellmark.algorithms.base import AbstractAlgorithm
-from bellmark.algorithms.checks import fraction
+from bellmark.algorithms.checks import at_least, fraction
 from bellmark.envs.wrappers.discretise import StateIndex
 from bellmark.errors import BadInput
 from bellmark.experience.policy import FixedSpace
 
 from . import exploration, step_sizes
-from .exploration import behaviour, greedy_actions
+from .exploration import EpsilonSchedule, Exploration, behaviour, greedy_actions
 from .generator import generator
 from .loop import ACTION, CLOCK, COUNT, LENGTH, RETURN, SQUARE, STATE, STEPS
 from .policy import TablePolicy, policy_template
 from .problem import TableProblem
 from .settings import Settings, settings_of
+from .step_sizes import StepSizeSchedule
 
 Gap = Literal["auto", "on", "off"]
 """Whether the exact gap is measured along the way: where it can be, or an error where it cannot, or never."""
@@ -65,7 +66,6 @@ class AbstractTableLearner(AbstractAlgorithm):
     loop: ClassVar[Any]
     tabular: ClassVar[bool] = True
     predicts: ClassVar[bool] = False
-    mode: ClassVar[int] = 0
     most_rows: ClassVar[int] = MOST_ROWS
 
     @abc.abstractmethod
@@ -207,21 +207,52 @@ class AbstractTableLearner(AbstractAlgorithm):
         return policy_template(observation_space, action_space, getattr(self, "bins", ()), width)
 
 
-def check_control(learner: Any) -> None:
-    """The checks of the fields that all control learners have."""
+class AbstractControl(AbstractTableLearner):
+    """A learner of Q(s, a) that explores around it: the hyperparameters that all of them have."""
+
+    discount: float = 0.99
+    step_size: float = 0.1
+    step_size_schedule: StepSizeSchedule = "constant"
+    step_size_power: float = 0.8
+    exploration: Exploration = "epsilon_greedy"
+    epsilon: float = 0.1
+    epsilon_final: float = 0.01
+    epsilon_schedule: EpsilonSchedule = "constant"
+    epsilon_share: float = 1.0
+    temperature: float = 1.0
+    confidence: float = 1.0
+    initial_value: float = 0.0
+    bins: tuple[int, ...] = ()
+    gap: Gap = "auto"
+
+    def check_fields(self) -> None:
+        exploration.check(self)
+        check_common(self)
+
+    def table(self, state: TableState) -> NDArray[np.float64]:
+        return state.values
+
+    def behaviour(self, state: TableState) -> NDArray[np.float64]:
+        problem = state.problem
+        out = np.zeros((problem.num_states, problem.num_actions))
+        settings, clock = self.settings(problem), int(state.place[CLOCK])
+        behaviour(settings, state.values, state.visits, problem.available, problem.terminal, clock, out)
+        return out
+
+
+def check_common(learner: Any) -> None:
+    """The checks of hyperparameters that many learners have, wherever this one has them."""
     step_sizes.check(learner.step_size, learner.step_size_schedule, learner.step_size_power)
-    exploration.check(learner)
     if not np.isfinite(learner.initial_value):
         raise BadInput(f"initial_value is {learner.initial_value}; allowed: any finite number")
-
-
-def exploring(learner: AbstractTableLearner, values: Any, state: TableState) -> NDArray[np.float64]:
-    """The behaviour that explores around `values`, as a table: float64 [S, A]."""
-    problem, clock = state.problem, int(state.place[CLOCK])
-    out = np.zeros((problem.num_states, problem.num_actions))
-    settings = learner.settings(problem)
-    behaviour(settings, values, state.visits, problem.available, problem.terminal, clock, out)
-    return out
+    if hasattr(learner, "trace_decay"):
+        fraction("trace_decay", learner.trace_decay)
+    for name, least in {"steps": 1, "planning_steps": 0, "longest_episode": 1}.items():
+        if hasattr(learner, name):
+            at_least(least, **{name: getattr(learner, name)})
+    for name in ("bonus", "priority_threshold"):
+        if hasattr(learner, name):
+            at_least(0, **{name: getattr(learner, name)})
 
 
 def episode_metrics(tally: NDArray[np.float64]) -> dict[str, float]:

@@ -24,7 +24,7 @@ from bellmark.algorithms.checks import fraction, positive
 from bellmark.errors import BadInput
 
 from .generator import uniform
-from .kernels import inlined, kernel
+from .kernels import called, inlined, kernel
 
 Exploration = Literal["epsilon_greedy", "softmax", "ucb"]
 EpsilonSchedule = Literal["constant", "linear", "exponential"]
@@ -41,8 +41,8 @@ def check(learner: Any) -> None:
     fraction("epsilon_share", learner.epsilon_share)
     if learner.epsilon_schedule == "exponential" and min(learner.epsilon, learner.epsilon_final) <= 0.0:
         raise BadInput(
-            f"epsilon is {learner.epsilon} and epsilon_final {learner.epsilon_final}; an exponential decay goes from one "
-            "number above 0 to another, and epsilon_schedule=linear can end at 0"
+            f"epsilon is {learner.epsilon} and epsilon_final {learner.epsilon_final}; an exponential decay goes from "
+            "one number above 0 to another, and epsilon_schedule=linear can end at 0"
         )
     if learner.epsilon_schedule != "constant" and learner.epsilon_share == 0.0:
         raise BadInput("epsilon_share is 0; allowed: more than 0, at most 1, of the run's steps")
@@ -84,7 +84,7 @@ def scan(values: Any, available: Any, s: int) -> tuple[float, int, int]:
     return best, choice, ties
 
 
-@inlined
+@called
 def among(values: Any, available: Any, s: int, best: float, ties: int, generator: Any) -> int:
     """One of the `ties` actions whose value is `best`, at random."""
     left = np.int64(uniform(generator) * ties)
@@ -104,7 +104,7 @@ def greedy(values: Any, available: Any, generator: Any, s: int) -> int:
     return choice if ties <= 1 else among(values, available, s, best, ties, generator)
 
 
-@inlined
+@called
 def any_action(available: Any, width: int, s: int, generator: Any) -> int:
     """Any available action, each equally likely."""
     if len(available) == 0:
@@ -121,7 +121,7 @@ def any_action(available: Any, width: int, s: int, generator: Any) -> int:
     return _ZERO
 
 
-@inlined
+@called
 def probability(settings: Any, values: Any, visits: Any, available: Any, clock: int, s: int, a: int) -> float:
     """π_t(a | s) of the behaviour, exactly as `choose` draws it."""
     width = values.shape[1]
@@ -155,6 +155,26 @@ def probability(settings: Any, values: Any, visits: Any, available: Any, clock: 
 
 
 @inlined
+def expected(settings: Any, values: Any, visits: Any, available: Any, clock: int, s: int) -> float:
+    """Σ_a π_t(a | s) values(s, a)."""
+    total = 0.0
+    if settings.exploration == 0:
+        best, _, _ = scan(values, available, s)
+        count = 0
+        for a in range(values.shape[1]):
+            if len(available) == 0 or available[s, np.uint64(a)]:
+                total += values[s, np.uint64(a)]
+                count += 1
+        epsilon = epsilon_at(settings, clock)
+        return (1.0 - epsilon) * best + epsilon * total / count
+    for a in range(values.shape[1]):
+        action = np.uint64(a)
+        if len(available) == 0 or available[s, action]:
+            total += probability(settings, values, visits, available, clock, s, action) * values[s, action]
+    return total
+
+
+@inlined
 def seen_in(visits: Any, s: int) -> int:
     """N(s) = Σ_a N(s, a)."""
     seen = 0
@@ -169,6 +189,23 @@ def bound(settings: Any, value: float, tried: int, seen: int) -> float:
     if tried == 0:
         return np.inf
     return value + settings.confidence * math.sqrt(math.log(seen) / tried)
+
+
+@called
+def drawn(settings: Any, values: Any, visits: Any, available: Any, generator: Any, clock: int, s: int) -> int:
+    """An action with its probability: softmax, and the ties of upper confidence bounds."""
+    left = uniform(generator)
+    last = _ZERO
+    for a in range(values.shape[1]):
+        action = np.uint64(a)
+        if len(available) == 0 or available[s, action]:
+            share = probability(settings, values, visits, available, clock, s, action)
+            if share > 0.0:
+                last = action
+                left -= share
+                if left < 0.0:
+                    return action
+    return last
 
 
 @inlined
@@ -198,18 +235,7 @@ def explore(
         if uniform(generator) < epsilon_at(settings, clock):
             return any_action(available, values.shape[1], s, generator)
         return choice if ties <= 1 else among(values, available, s, best, ties, generator)
-    left = uniform(generator)
-    last = _ZERO
-    for a in range(values.shape[1]):
-        action = np.uint64(a)
-        if len(available) == 0 or available[s, action]:
-            share = probability(settings, values, visits, available, clock, s, action)
-            if share > 0.0:
-                last = action
-                left -= share
-                if left < 0.0:
-                    return action
-    return last
+    return drawn(settings, values, visits, available, generator, clock, s)
 
 
 @kernel

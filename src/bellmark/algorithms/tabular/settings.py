@@ -4,6 +4,9 @@ from typing import Any, NamedTuple
 
 from . import exploration, step_sizes
 
+MODES = {"accumulating": 0, "replacing": 1, "dutch": 2, "first": 0, "every": 1, "weighted": 0, "ordinary": 1}
+"""What a learner's own choice (`traces`, `visit`, `sampling`) is to its kernels."""
+
 
 class Settings(NamedTuple):
     """See the learners' fields; `decay_steps` is T of the schedules, `limit` the time limit (0: none)."""
@@ -29,7 +32,7 @@ class Settings(NamedTuple):
 
 
 def settings_of(learner: Any, budget: int, time_limit: int | None) -> Settings:
-    """Fields that a learner lacks have no effect in its kernels; `mode` is the learner's own switch."""
+    """Fields that a learner lacks have no effect in its kernels."""
 
     def number(name: str, otherwise: float) -> float:
         return float(getattr(learner, name, otherwise))
@@ -51,6 +54,8 @@ def settings_of(learner: Any, budget: int, time_limit: int | None) -> Settings:
         planning_steps=int(getattr(learner, "planning_steps", 0)),
         bonus=number("bonus", 0.0),
         priority_threshold=number("priority_threshold", 0.0),
-        mode=int(learner.mode),
+        mode=next(
+            (MODES[getattr(learner, n)] for n in ("traces", "visit", "sampling") if hasattr(learner, n)), 0
+        ),
         limit=time_limit or 0,
     )
