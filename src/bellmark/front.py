@@ -193,7 +193,7 @@ def _ended(trained: loop.Trained, episodes: int, progress: Any, timeout: float) 
     if trained.outcome == "finished":
         progress.phase("evaluating the final policy")
     else:
-        progress.phase("stopped and saved; evaluating the policy so far (Ctrl-C again ends at once)")
+        progress.phase("saved; evaluating the policy so far")
     try:
         ending = finish(trained, episodes, timeout)
     except KeyboardInterrupt:
