@@ -22,17 +22,17 @@ class Preset:
 PRESETS: dict[tuple[str, str], Preset] = {
     ("ppo", "CartPole-v1"): Preset(
         100_000,
-        {"discount": 0.98, "trace_decay": 0.8, "learning_rate": 2e-3, "epochs": 10, "entropy_weight": 0.0},
+        {"discount": 0.98, "trace_decay": 0.9, "learning_rate": 2e-3, "epochs": 10, "entropy_weight": 0.0},
         "",
     ),
     ("ppo", "Acrobot-v1"): Preset(
-        1_000_000,
+        500_000,
         {
             "trace_decay": 0.94,
             "learning_rate": 1e-3,
             "environments": 16,
-            "rollout_length": 256,
-            "minibatches": 16,
+            "epochs": 8,
+            "minibatches": 8,
             "entropy_weight": 0.0,
             "normalise_observations": True,
             "normalise_rewards": True,
@@ -68,6 +68,23 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         "",
     ),
+    ("ppo", "MountainCarContinuous-v0"): Preset(
+        300_000,
+        {
+            "discount": 0.999,
+            "trace_decay": 0.9,
+            "learning_rate": 3e-4,
+            "environments": 16,
+            "rollout_length": 256,
+            "epochs": 10,
+            "minibatches": 16,
+            "normalise_observations": True,
+            "normalise_rewards": True,
+        },
+        "",
+    ),
+    ("reinforce", "CartPole-v1"): Preset(1_000_000, {"environments": 16}, ""),
+    ("reinforce", "Acrobot-v1"): Preset(2_000_000, {"normalise_observations": True}, ""),
 }
 
 
