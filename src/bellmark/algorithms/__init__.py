@@ -11,6 +11,12 @@ from bellmark.errors import BadInput, unknown
 ALGORITHMS = {
     "ppo": "bellmark.algorithms.policy_gradient.ppo:PPO",
     "reinforce": "bellmark.algorithms.policy_gradient.reinforce:Reinforce",
+    "monte_carlo_prediction": "bellmark.algorithms.tabular.monte_carlo:MonteCarloPrediction",
+    "td": "bellmark.algorithms.tabular.td:TD",
+    "n_step_td": "bellmark.algorithms.tabular.td:NStepTD",
+    "td_lambda": "bellmark.algorithms.tabular.td:TDLambda",
+    "monte_carlo_control": "bellmark.algorithms.tabular.monte_carlo:MonteCarloControl",
+    "off_policy_monte_carlo": "bellmark.algorithms.tabular.monte_carlo:OffPolicyMonteCarlo",
     "sarsa": "bellmark.algorithms.tabular.sarsa:Sarsa",
     "expected_sarsa": "bellmark.algorithms.tabular.sarsa:ExpectedSarsa",
     "n_step_sarsa": "bellmark.algorithms.tabular.sarsa:NStepSarsa",
@@ -18,6 +24,9 @@ ALGORITHMS = {
     "q_learning": "bellmark.algorithms.tabular.q_learning:QLearning",
     "double_q_learning": "bellmark.algorithms.tabular.q_learning:DoubleQLearning",
     "q_lambda": "bellmark.algorithms.tabular.q_learning:QLambda",
+    "dyna_q": "bellmark.algorithms.tabular.dyna:DynaQ",
+    "dyna_q_plus": "bellmark.algorithms.tabular.dyna:DynaQPlus",
+    "prioritised_sweeping": "bellmark.algorithms.tabular.dyna:PrioritisedSweeping",
 }
 """Name, as on the command line and in saved configurations, to `module:Class`."""
 

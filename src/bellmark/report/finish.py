@@ -57,12 +57,23 @@ def finish(trained: Trained, episodes: int, timeout: float = 60.0) -> Ending:
 
 def _optimality(trained: Trained) -> "tuple[Optimality | None, str]":
     environment, discount = trained.environment, getattr(trained.algorithm, "discount", None)
+    if getattr(trained.algorithm, "predicts", False):
+        return None, _value_error(trained)
     if environment.mdp is None or environment.compiled is None or discount is None:
         return None, ""
     # the exact solvers are imported only where there is something to solve
     from bellmark.report.optimality import optimality_or_reason
 
     return optimality_or_reason(trained.policies, environment.compiled, environment.mdp, discount)
+
+
+def _value_error(trained: Trained) -> str:
+    """How far a predictor's values are from the exact ones of the policy that it was given."""
+    rows = trained.directory.metrics()
+    if "error/v" not in rows:
+        return "the exact values are not known"
+    largest, typical = np.mean(rows["error/v"][-1]), np.mean(rows["error/rms"][-1])
+    return f"its values are off by {largest:.3g} at most, {typical:.3g} root mean square"
 
 
 def verdict(

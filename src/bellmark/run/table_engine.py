@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from bellmark.algorithms.exact import solve
 from bellmark.algorithms.tabular.base import AbstractTableLearner, TableState, episode_metrics
 from bellmark.algorithms.tabular.exploration import greedy_actions
 from bellmark.algorithms.tabular.loop import ACTION, STATE
@@ -41,6 +42,7 @@ def open_tables(
     yardstick, notes = _yardstick(learner, mdp)
     if mdp is not None and not environment.id.startswith("gymnasium:"):
         problem = TableProblem.sampled(mdp, budget, environment.time_limit)
+        problem = dataclasses.replace(problem, optimal=_optimal(learner, mdp))
         if environment.mdp is None:
             notes = [f"{environment.id} publishes its table, which is sampled in its place", *notes]
         return SampledEngine(learner, problem, seeds, row_every, yardstick, notes)
@@ -55,6 +57,7 @@ def open_tables(
         problem = TableProblem.stepped(
             opened[0].observation_space, space, bins, budget, environment.time_limit, mdp
         )
+        problem = dataclasses.replace(problem, optimal=_optimal(learner, mdp))
         if mdp is None:
             notes = [f"{problem.num_states:,} states × {problem.num_actions} actions, stepped in Gymnasium"]
         return SteppedEngine(learner, problem, seeds, row_every, opened, yardstick, notes)
@@ -86,6 +89,12 @@ def _yardstick(learner: Any, mdp: FiniteMDP | None) -> tuple[Yardstick | None, l
         if learner.gap == "on":
             raise BadInput(f"gap is 'on': {error}; or gap='off'") from None
         return None, [f"no exact gap is shown: {error}"]
+
+
+def _optimal(learner: Any, mdp: FiniteMDP | None) -> np.ndarray | None:
+    """An optimal policy, where a predictor asks for it."""
+    wanted = learner.predicts and learner.follow == "optimal" and mdp is not None
+    return solve(mdp, learner.discount, tolerance=1e-9).policy if wanted else None  # type: ignore[arg-type]
 
 
 def _factory(environment: Resolved) -> Callable[[], gymnasium.Env]:

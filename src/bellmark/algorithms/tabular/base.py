@@ -18,12 +18,14 @@ from bellmark.algorithms.checks import at_least, fraction
 from bellmark.envs.wrappers.discretise import StateIndex
 from bellmark.errors import BadInput
 from bellmark.experience.policy import FixedSpace
+from bellmark.mdp.model import FiniteMDP
 
 from . import exploration, step_sizes
 from .exploration import EpsilonSchedule, Exploration, behaviour, greedy_actions
 from .generator import generator
 from .loop import ACTION, CLOCK, COUNT, LENGTH, RETURN, SQUARE, STATE, STEPS
 from .policy import TablePolicy, policy_template
+from .prediction import given_policy, running_sums
 from .problem import TableProblem
 from .settings import Settings, settings_of
 from .step_sizes import StepSizeSchedule
@@ -66,6 +68,7 @@ class AbstractTableLearner(AbstractAlgorithm):
     loop: ClassVar[Any]
     tabular: ClassVar[bool] = True
     predicts: ClassVar[bool] = False
+    needs_ends: ClassVar[bool] = False
     most_rows: ClassVar[int] = MOST_ROWS
 
     @abc.abstractmethod
@@ -92,6 +95,12 @@ class AbstractTableLearner(AbstractAlgorithm):
             )
         fraction("discount", self.discount)  # type: ignore[attr-defined]
         self.check_fields()
+        mdp = getattr(getattr(problem, "environment", None), "mdp", None)
+        if self.needs_ends and mdp is not None and problem.time_limit is None and not ends(mdp):
+            raise BadInput(
+                f"{self.name} learns from complete episodes, and {problem.environment.id} never ends one; td, sarsa, "
+                "q_learning and their relatives need no end"
+            )
         index = StateIndex.of(problem.observation_space, getattr(self, "bins", ()))
         size = index.size * int(problem.action_space.n) * 12
         if size > 2**36:
@@ -238,6 +247,47 @@ class AbstractControl(AbstractTableLearner):
         settings, clock = self.settings(problem), int(state.place[CLOCK])
         behaviour(settings, state.values, state.visits, problem.available, problem.terminal, clock, out)
         return out
+
+
+class AbstractPrediction(AbstractTableLearner):
+    """A learner of V(s) of a given policy, which it follows: the hyperparameters that all of them have.
+
+    The policy is `actions`, one per state, or what `follow` names; with probability ε it takes any action instead.
+    """
+
+    predicts: ClassVar[bool] = True
+
+    discount: float = 0.99
+    step_size: float = 0.1
+    step_size_schedule: StepSizeSchedule = "constant"
+    step_size_power: float = 0.8
+    follow: Literal["uniform", "optimal"] = "uniform"
+    actions: tuple[int, ...] = ()
+    epsilon: float = 0.0
+    initial_value: float = 0.0
+    bins: tuple[int, ...] = ()
+    gap: Gap = "auto"
+
+    def check_fields(self) -> None:
+        fraction("epsilon", self.epsilon)
+        check_common(self)
+
+    def running(self, problem: TableProblem) -> NDArray[np.float64]:
+        """The given policy as running sums over actions, float64 [S, A], as kernels follow it."""
+        return running_sums(given_policy(self.follow, self.actions, self.epsilon, problem))
+
+    def table(self, state: TableState) -> NDArray[np.float64]:
+        return state.values
+
+    def behaviour(self, state: TableState) -> NDArray[np.float64]:
+        return given_policy(self.follow, self.actions, self.epsilon, state.problem)
+
+
+def ends(mdp: FiniteMDP) -> bool:
+    """Whether any transition ends an episode."""
+    if mdp.terminations is not None and bool(mdp.terminations.any()):
+        return True
+    return bool(mdp.terminal[mdp.successors[mdp.probabilities > 0.0]].any())
 
 
 def check_common(learner: Any) -> None:

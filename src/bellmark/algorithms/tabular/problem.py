@@ -22,7 +22,8 @@ from .sampling import Tables, sampling_tables
 class TableProblem:
     """**Fields:** `available` bool [S, A], or [0, 0] where every action always is; `terminal` bool [S]; `tables` what is
     sampled, None on the host; `budget` environment steps of the run; `time_limit` steps after which an episode is
-    truncated (None: never); `index` observations to states; `mdp` the exact model, where there is one.
+    truncated (None: never); `index` observations to states; `mdp` the exact model, where there is one; `optimal` int [S], an
+    optimal policy for predictors to be given.
     """
 
     num_states: int
@@ -36,6 +37,7 @@ class TableProblem:
     action_space: gymnasium.Space
     index: StateIndex
     mdp: FiniteMDP | None = None
+    optimal: NDArray[np.int64] | None = None
 
     @staticmethod
     def sampled(mdp: FiniteMDP, budget: int = 1, time_limit: int | None = None) -> "TableProblem":
