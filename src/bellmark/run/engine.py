@@ -25,7 +25,7 @@ from bellmark.algorithms.base import AbstractAlgorithm, AbstractLearner
 from bellmark.experience.host_rollout import HostProblem
 from bellmark.experience.rollout import CompiledProblem, count_broken
 from bellmark.run.machine import cores
-from bellmark.run.rows import BROKEN, PARAMETERS, average, weigh
+from bellmark.run.rows import BROKEN, PARAMETERS, average, merge, weigh
 from bellmark.types import Episodes, Metrics
 
 ROWS = 256
@@ -85,7 +85,7 @@ class CompiledEngine:
                 state, sums = carry
                 state, metrics = step(problem, state)
                 metrics = jax.tree.map(lambda x: x.astype(jnp.float32), weigh(metrics))
-                return state, jax.tree.map(jnp.add, sums, metrics)
+                return state, merge(sums, metrics)
 
             def one_row(index, carry):
                 state, buffer = carry
@@ -210,7 +210,7 @@ class HostEngine:
             collected = time.perf_counter()
             state, metrics = self._updated(state, data)
             added = _weigh(metrics)
-            sums = added if sums is None else jax.tree.map(lambda a, b: a + b, sums, added)
+            sums = added if sums is None else _merge(sums, added)
             sums = jax.block_until_ready(sums)
             self.seconds["collect"] += collected - began
             self.seconds["update"] += time.perf_counter() - collected
@@ -256,6 +256,7 @@ class HostEngine:
 Engine = CompiledEngine | HostEngine
 
 _weigh = jax.jit(weigh)
+_merge = jax.jit(merge)
 _average = jax.jit(average)
 
 

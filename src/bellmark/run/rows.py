@@ -1,45 +1,66 @@
 """Metrics of several iterations as one row, exactly as if the episodes and losses had been averaged at once."""
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from bellmark.types import Metrics
 
 COUNT = "episode/count"
 BROKEN = "broken/"
 PARAMETERS = "broken/parameters"
+ITERATIONS, EPISODES = "", "#"
+"""Weights that travel with the parts and are no metrics themselves."""
 
 
 def weigh(metrics: Metrics) -> Metrics:
-    """Metrics as sums that can be added up: episodes weighted by their number, everything else by one.
+    """Metrics in a form that `merge` can join: sums, except that episodes keep their mean and squared deviations.
 
-    A standard deviation σ becomes the second moment σ² + mean², which adds up like a mean.
+    Sums of squares would lose the spread of returns that are large and alike (10 000 ± 1) in float32.
     """
     count = metrics.get(COUNT, jnp.array(1.0))
-    sums = {"": jnp.array(1.0)}
+    parts = {ITERATIONS: jnp.array(1.0), EPISODES: count}
     for name, value in metrics.items():
-        if name == COUNT or name.startswith(BROKEN):
-            sums[name] = value
-        elif name.startswith("episode/"):
-            value = value if not name.endswith("_std") else value**2 + metrics[name.removesuffix("_std")] ** 2
-            sums[name] = jnp.where(count > 0, value * count, 0.0)
-        else:
-            sums[name] = value
-    return sums
+        if _averaged_over_episodes(name):
+            value = value**2 * count if name.endswith("_std") else value
+            value = jnp.where(count > 0, value, 0.0)
+        parts[name] = value
+    return parts
 
 
-def average(sums: Metrics) -> Metrics:
-    """The row that the added-up sums stand for; NaN for episodes where none ended."""
-    iterations, count = sums[""], sums.get(COUNT, jnp.array(1.0))
+def merge(first: Metrics, second: Metrics) -> Metrics:
+    """The two together (Chan, Golub & LeVeque, 1983, for the squared deviations)."""
+    total = jnp.maximum(first[EPISODES] + second[EPISODES], 1.0)
+    joined = {}
+    for name in first:
+        joined[name] = first[name] + second[name]
+        if _averaged_over_episodes(name):
+            mean = name.removesuffix("_std")
+            shift = second[mean] - first[mean]
+            if name.endswith("_std"):
+                joined[name] += shift**2 * _share(first, total) * second[EPISODES]
+            else:
+                joined[name] = first[name] + shift * _share(second, total)
+    return joined
+
+
+def average(parts: Metrics) -> Metrics:
+    """The row that the merged parts stand for; NaN for episodes where none ended."""
+    iterations, count = parts[ITERATIONS], parts[EPISODES]
     row = {}
-    for name, value in sums.items():
-        if name == COUNT or name.startswith(BROKEN):
+    for name, value in parts.items():
+        if _averaged_over_episodes(name):
+            value = jnp.sqrt(value / jnp.maximum(count, 1.0)) if name.endswith("_std") else value
+            row[name] = jnp.where(count > 0, value, jnp.nan)
+        elif name == COUNT or name.startswith(BROKEN):
             row[name] = value
-        elif name.startswith("episode/"):
-            row[name] = jnp.where(count > 0, value / jnp.maximum(count, 1.0), jnp.nan)
-        elif name:
+        elif name not in (ITERATIONS, EPISODES):
             row[name] = value / iterations
-    for name in row:
-        if name.startswith("episode/") and name.endswith("_std"):
-            spread = row[name] - row[name.removesuffix("_std")] ** 2
-            row[name] = jnp.sqrt(jnp.maximum(spread, 0.0))
     return row
+
+
+def _averaged_over_episodes(name: str) -> bool:
+    return name.startswith("episode/") and name != COUNT
+
+
+def _share(parts: Metrics, total: Float[Array, ""]) -> Float[Array, ""]:
+    return parts[EPISODES] / total
