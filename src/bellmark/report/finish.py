@@ -37,10 +37,12 @@ class Ending:
 def finish(trained: Trained, episodes: int, timeout: float = 60.0) -> Ending:
     """Evaluate the final policies, say whether the problem is solved, and leave report/ behind."""
     environment = trained.environment
+    # a predictor is about the policy that it was given, chance and all
+    deterministic = not getattr(trained.algorithm, "predicts", False)
     returns, lengths = play_policies(
-        trained.policies, environment, episodes, EVALUATION_SEED, deterministic=True, timeout=timeout
+        trained.policies, environment, episodes, EVALUATION_SEED, deterministic=deterministic, timeout=timeout
     )
-    evaluation = summarise(returns, lengths, environment.id, EVALUATION_SEED, deterministic=True)
+    evaluation = summarise(returns, lengths, environment.id, EVALUATION_SEED, deterministic=deterministic)
     optimal, reason = _optimality(trained)
     solved, text = verdict(evaluation, environment.threshold, optimal, reason)
     if trained.outcome == "interrupted":
