@@ -17,6 +17,7 @@ COMMANDS = {
     "watch": "save a video of a trained agent",
     "compare": "draw learning curves of several runs, with intervals",
     "solve": "solve a finite Markov decision process exactly, with proof",
+    "experiment": "put a textbook claim to the test: bellmark experiment cliff-walking",
     "check": "check an environment's contract and explain what is broken",
     "list": "list algorithms, environments or runs",
     "doctor": "versions, devices, and what each extra would give",
