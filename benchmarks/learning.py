@@ -96,15 +96,28 @@ def file_name(case: str) -> str:
 
 
 def commit() -> str:
-    """The commit that was measured, and whether the package had been changed since."""
+    """The commit that was measured, and which files that such a run goes through had been changed since."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    changed = " with uncommitted changes" if git("status", "--porcelain", "--", "src/bellmark") else ""
-    return git("rev-parse", "HEAD") + changed
+    parts = [
+        "algorithms/base.py",
+        "algorithms/policy_gradient",
+        "envs",
+        "experience",
+        "front.py",
+        "maths",
+        "networks",
+        "report",
+        "run",
+    ]
+    changed = git("diff", "HEAD", "--name-only", "--", *(f"src/bellmark/{part}" for part in parts)).split()
+    return git("rev-parse", "HEAD") + (
+        f" with uncommitted changes in {', '.join(changed)}" if changed else ""
+    )
 
 
 def without_nan(value: Any) -> Any:
@@ -133,8 +146,8 @@ def draw(path: Path) -> None:
         plots._title(
             figure,
             "What the presets learn",
-            "ten seeds, interquartile mean of the training return with 95 % bootstrap band; "
-            "dot: the final policies, deterministic",
+            "return against environment steps per seed: interquartile mean of ten seeds with its 95 % bootstrap band; "
+            "dot and number: the final policies, deterministic",
         )
         grid = figure.add_gridspec(
             rows,

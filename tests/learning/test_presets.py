@@ -1,0 +1,41 @@
+"""Every preset reaches what it claims, on the ten seeds that it was not tuned on, with the final policies.
+
+About four minutes on two cores.  `benchmarks/learning.py` writes the same results down.
+"""
+
+import numpy as np
+import pytest
+
+import bellmark as bm
+from bellmark.report.statistics import interquartile_mean
+from bellmark.run.presets import PRESETS
+
+# the steps that the target allows, the least interquartile mean, and the least mean of any seed
+TARGETS = {
+    ("ppo", "CartPole-v1"): (100_000, 499, 499),
+    ("ppo", "gymnasium:CartPole-v1"): (100_000, 499, 499),
+    ("ppo", "Acrobot-v1"): (1_000_000, -80, -100),
+    ("ppo", "MountainCar-v0"): (1_000_000, -112, -130),
+    ("ppo", "Pendulum-v1"): (100_000, -175, -250),
+    ("ppo", "MountainCarContinuous-v0"): (300_000, 90, 90),
+    ("reinforce", "CartPole-v1"): (1_000_000, 499, 475),
+    ("reinforce", "Acrobot-v1"): (2_000_000, -100, -500),
+}
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("algorithm, environment", TARGETS)
+def test_a_preset_reaches_its_target(algorithm, environment, tmp_path):
+    steps, target, worst = TARGETS[algorithm, environment]
+    run = bm.train(algorithm, environment, seeds=10, seed=0, directory=tmp_path / "run", progress=False)
+    iteration = run.step - int(run.metrics["step"][-2])
+    assert run.step < steps + iteration  # a run's last iteration is always a whole one
+    means = run.evaluation.returns.mean(axis=1)
+    assert run.evaluation.returns.shape == (10, 100)
+    assert interquartile_mean(means) >= target, np.sort(means)
+    assert means.min() >= worst, np.sort(means)
+
+
+def test_every_preset_has_a_target():
+    assert set(PRESETS) <= set(TARGETS)
+    assert all(preset.measured for preset in PRESETS.values())
