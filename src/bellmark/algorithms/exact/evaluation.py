@@ -124,7 +124,8 @@ def _solve(problem: Problem, policy: NDArray[np.int32]) -> Float:
 
 def _endless(mdp: FiniteMDP, matrix: csr_array, rewards: Float) -> NDArray[np.bool_]:
     """bool [S]: states in a class that is never left and earns nothing. Refuses one that earns something."""
-    graph: Any = csr_array((matrix.data > 0, matrix.indices, matrix.indptr), shape=matrix.shape)
+    # A copy: eliminating zeros in place would rearrange the index arrays of the matrix that is solved next.
+    graph: Any = csr_array((matrix.data > 0, matrix.indices, matrix.indptr), shape=matrix.shape, copy=True)
     graph.eliminate_zeros()
     classes, label = connected_components(graph, directed=True, connection="strong")
     rows = np.repeat(np.arange(mdp.num_states), np.diff(graph.indptr))

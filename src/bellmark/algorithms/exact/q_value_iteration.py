@@ -24,7 +24,7 @@ def q_value_iteration(problem: Problem, progress: Progress, tolerance: float, li
         change = (out - values)[live]
         size = float(max(np.max(np.abs(out)), np.max(np.abs(values))))
         sweep = Sweep(float(change.min()), float(change.max()), size) if live.any() else Sweep(0.0, 0.0, 0.0)
-        residual = float(np.max(np.abs(backed_up - q), where=problem.available, initial=0.0))
+        residual = float(np.max(np.abs(backed_up[problem.available] - q[problem.available]), initial=0.0))
         progress.note(residual, out, problem, sweep, policy)
         progress.certificate = problem.finish(out, policy, sweep, tolerance)
         if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
