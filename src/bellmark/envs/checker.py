@@ -63,6 +63,50 @@ def check_environment(environment: Any, **options: Any) -> Report:
     return report
 
 
+def require_contract(environment: Any, name: str) -> None:
+    """Refuse a compiled environment whose shapes or dtypes are not what it declares, without running it.
+
+    Raises: `BadInput` with the first thing that is wrong and how to mend it.
+    """
+    import jax
+
+    def walk(key):
+        state = environment.reset(key)
+        shown = environment.observe(state)
+        sample = jax.numpy.asarray(environment.action_space.sample())
+        return state, shown, environment.step(state, sample, key)
+
+    try:
+        state, shown, (after, outcome) = jax.eval_shape(walk, jax.random.key(0))
+        findings = [
+            *_same_structure(state, after),
+            *_outcome_types(outcome),
+            *_declared(environment.observation_space, shown),
+        ]
+    except Exception as error:
+        raise BadInput(f"{name} cannot be compiled: {_said(error)}; bellmark check explains") from error
+    for finding in findings:
+        raise BadInput(f"{name}: {finding.found}; {finding.mend}; bellmark check says more")
+
+
+def _declared(space: gymnasium.Space, shown: Any) -> Iterator[Finding]:
+    """Whether an observation's leaves have the shapes and dtypes of its space."""
+    if isinstance(space, gymnasium.spaces.Dict):
+        for key, inner in space.spaces.items():
+            yield from _declared(inner, shown[key])
+    elif isinstance(space, gymnasium.spaces.Tuple):
+        for inner, part in zip(space.spaces, shown, strict=True):
+            yield from _declared(inner, part)
+    elif isinstance(space, Box) and (shown.shape != space.shape or shown.dtype != space.dtype):
+        found = f"observe gives {shown.dtype}{list(shown.shape)}, its space is {_short(space)}"
+        yield Finding(
+            "error", "observe", found, "cast and shape it in observe, or declare the space that it has"
+        )
+    elif not isinstance(space, Box) and shown.shape != (space.shape or ()):
+        found = f"observe gives {shown.dtype}{list(shown.shape)}, its space is {space}"
+        yield Finding("error", "observe", found, "shape it in observe, or declare the space that it has")
+
+
 # -- the two kinds
 
 

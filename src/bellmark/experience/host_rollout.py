@@ -33,9 +33,16 @@ class HostProblem(eqx.Module):
     compiled: ClassVar[bool] = False
 
     @staticmethod
-    def open(environments: HostEnvironments, budget: int, time_limit: int | None, seed: int) -> "HostProblem":
-        """Reset the environments, for the first and only time with seeds."""
-        seeds = np.random.SeedSequence(seed).generate_state(environments.count)
+    def open(
+        environments: HostEnvironments, budget: int, time_limit: int | None, seed: int, resumed_at: int = 0
+    ) -> "HostProblem":
+        """Reset the environments, for the first and only time with seeds.
+
+        `resumed_at` is the step from which a run goes on: environments that cannot be put back into their saved state
+        then begin episodes that they have not played before.
+        """
+        entropy = seed if resumed_at == 0 else (seed, resumed_at)
+        seeds = np.random.SeedSequence(entropy).generate_state(environments.count)
         observation = environments.reset(seeds=seeds & 0x7FFFFFFF)
         state = environments.get_state() if environments.can_restore else None
         return HostProblem(environments, budget, time_limit, observation, environments.action_masks(), state)

@@ -99,9 +99,9 @@ def rollout(
 
     episodes, (seen, (ended, returns, lengths)) = jax.lax.scan(step, episodes, randomness)
     transition, remembered, mask = seen
-    finished = Finished(
-        ended, returns, lengths, count_broken(transition.reward), count_broken(transition.next_observation)
-    )
+    # what a reset showed is nobody's successor, so both ends of the steps are looked at
+    broken = jnp.maximum(count_broken(transition.observation), count_broken(transition.next_observation))
+    finished = Finished(ended, returns, lengths, count_broken(transition.reward), broken)
     return episodes, Rollout(transition, remembered, mask), finished
 
 

@@ -76,7 +76,7 @@ class CompiledEngine:
 
         def loop(arrays, state, iterations):
             problem = eqx.combine(arrays, static)
-            _, shapes = jax.eval_shape(step, problem, state)
+            _, shapes = eqx.filter_eval_shape(step, problem, state)
             sums = jax.tree.map(lambda x: jnp.zeros((), jnp.float32), weigh(shapes_to_zeros(shapes)))
             row = average(sums)
             buffer = jax.tree.map(lambda x: jnp.zeros((ROWS, *x.shape), jnp.float32), row)

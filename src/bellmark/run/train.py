@@ -25,6 +25,7 @@ import numpy as np
 from bellmark.algorithms import fields_of, make_algorithm
 from bellmark.algorithms.base import AbstractAlgorithm
 from bellmark.envs import spaces
+from bellmark.envs.checker import require_contract
 from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.envs.registry import Resolved, resolve
 from bellmark.errors import BadInput, BellmarkError, EnvironmentFailure, NonFiniteLoss
@@ -133,6 +134,8 @@ def train(
     probe = _Probe(environment)
     _check_hidden(algorithm)
     algorithm.check(probe)
+    if environment.kind == "user" and environment.compiled is not None:
+        require_contract(environment.compiled, environment.id)
     per_iteration = algorithm.steps_per_iteration(probe)
     iterations = whole_iterations(steps, per_iteration)
     config = {
@@ -308,7 +311,9 @@ def load_states(directory: str | os.PathLike[str], environment: Any = None) -> t
         engine.close()
 
 
-def open_engine(algorithm: Any, environment: Resolved, config: dict[str, Any], timeout: float) -> Engine:
+def open_engine(
+    algorithm: Any, environment: Resolved, config: dict[str, Any], timeout: float, resumed_at: int = 0
+) -> Engine:
     """The engine for a problem: a compiled one where the environment is compiled."""
     seeds, row_every, per_iteration = config["seeds"], config["row_every"], config["steps_per_iteration"]
     budget = whole_iterations(config["steps"], per_iteration) * per_iteration
@@ -325,7 +330,7 @@ def open_engine(algorithm: Any, environment: Resolved, config: dict[str, Any], t
         for seed in seeds:
             count = getattr(algorithm, "environments", 1)
             opened.append(HostEnvironments(environment.make, count, environment.id, timeout))  # type: ignore
-            problems.append(HostProblem.open(opened[-1], budget, environment.time_limit, seed))
+            problems.append(HostProblem.open(opened[-1], budget, environment.time_limit, seed, resumed_at))
     except BaseException:
         for environments in opened:
             environments.close()
@@ -393,7 +398,8 @@ class _Loop:
         try:
             self.progress.phase("preparing the environments and the first state")
             began = time.perf_counter()
-            engine = open_engine(self.algorithm, self.environment, self.config, self.timeout)
+            resumed_at = 0 if fresh else checkpoint.steps(self.run.path)[-1]
+            engine = open_engine(self.algorithm, self.environment, self.config, self.timeout, resumed_at)
             with MetricsWriter(self.run.metrics_path) as writer:
                 for note in getattr(engine, "notes", ()):
                     self.progress.message(note)
