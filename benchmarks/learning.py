@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = range(10)
 EPISODES = 100
+PARTS = ("algorithms/policy_gradient", "envs", "experience", "front.py", "maths", "networks", "report", "run")
+"""What such a run goes through."""
 
 CASES = [f"{algorithm}:{environment}" for algorithm, environment in PRESETS] + ["ppo:gymnasium:CartPole-v1"]
 
@@ -103,18 +105,7 @@ def commit() -> str:
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    parts = [
-        "algorithms/base.py",
-        "algorithms/policy_gradient",
-        "envs",
-        "experience",
-        "front.py",
-        "maths",
-        "networks",
-        "report",
-        "run",
-    ]
-    changed = git("diff", "HEAD", "--name-only", "--", *(f"src/bellmark/{part}" for part in parts)).split()
+    changed = git("diff", "HEAD", "--name-only", "--", *(f"src/bellmark/{part}" for part in PARTS)).split()
     return git("rev-parse", "HEAD") + (
         f" with uncommitted changes in {', '.join(changed)}" if changed else ""
     )
