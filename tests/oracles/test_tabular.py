@@ -35,7 +35,7 @@ def small_garnet() -> FiniteMDP:
 
 
 def masked() -> FiniteMDP:
-    """Five states of which one is terminal, some actions missing, transitions that end on the way, and noisy rewards."""
+    """Five states of which one is terminal, some actions missing, ends on the way, rewards that depend on s′."""
     rng = np.random.default_rng(3)
     successors = rng.integers(0, 5, (5, 3, 3))
     available = np.array([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 0]], bool)
