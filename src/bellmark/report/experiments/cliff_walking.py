@@ -18,7 +18,7 @@ from bellmark.mdp.model import FiniteMDP
 from bellmark.report.statistics import mean
 
 from .base import Experiment, Findings, Float, Table, Verdict, above, average, verdict
-from .drawing import COLOURS, GREY, INK, Sheet, curves, level, number
+from .drawing import COLOURS, GREY, INK, Sheet, curves, level, number, tinted
 from .sampling import by_episode
 
 EPISODES, LAST = 500, 100
@@ -113,7 +113,7 @@ def draw(findings: Findings, path: Path) -> Path:
         left.set_ylim(-100, 0)
         left.set_xlim(0, EPISODES * 1.26)
         left.set_xticks(range(0, EPISODES + 1, 100))
-        level(left, OPTIMUM, "optimal path −13", at=0.02)
+        level(left, OPTIMUM, "optimal path −13", at=0.02, until=EPISODES)
         right.set_axis_off()
         for place, label in enumerate(colours):
             box = right.get_position()
@@ -140,11 +140,11 @@ def _draw_map(axes: Any, routes: Float, colour: str) -> None:
         states = route[np.isfinite(route)].astype(int)
         for edge in set(zip(states[:-1].tolist(), states[1:].tolist(), strict=True)):
             share[edge] = share.get(edge, 0.0) + 1.0 / len(routes)
-    for (first, second), part in share.items():
+    for (first, second), part in sorted(share.items(), key=lambda item: item[1]):
         if second == START and first not in (START - COLUMNS, START):
             continue  # the fall: nobody walks back across the map
         (y1, x1), (y2, x2) = divmod(first, COLUMNS), divmod(second, COLUMNS)
-        axes.plot([x1, x2], [y1, y2], color=colour, linewidth=0.8 + 6 * part, alpha=0.25 + 0.65 * part)
+        axes.plot([x1, x2], [y1, y2], color=tinted(colour, 0.3 + 0.6 * part), linewidth=0.8 + 6 * part)
     for state, mark in ((START, "S"), (GOAL, "G")):
         row, column = divmod(state, COLUMNS)
         axes.text(column, row + 0.02, mark, ha="center", va="center", fontsize=11, fontweight="bold", color=INK)

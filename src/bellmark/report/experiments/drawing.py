@@ -11,7 +11,7 @@ from bellmark.report.statistics import band, mean
 
 from .base import Float, Table
 
-__all__ = ["COLOURS", "GREY", "INK", "Sheet", "curves", "level", "note", "number"]
+__all__ = ["COLOURS", "GREY", "INK", "Sheet", "curves", "level", "note", "number", "tinted"]
 
 
 class Sheet:
@@ -95,9 +95,19 @@ def _smoothed(position: Float, values: Float, window: int) -> tuple[Float, Float
     return position[window - 1 :], smooth
 
 
-def level(axes: Any, height: float, text: str, *, at: float = 0.99, below: bool = False, colour: str = GREY) -> None:
-    """A dashed line at an exact value, with its name beside it."""
-    axes.axhline(height, color=colour, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+def level(
+    axes: Any,
+    height: float,
+    text: str,
+    *,
+    at: float = 0.99,
+    below: bool = False,
+    until: float | None = None,
+    colour: str = GREY,
+) -> None:
+    """A dashed line at an exact value, up to `until` where labels stand beyond, with its name `at` a share of the axis."""
+    right = axes.get_xlim()[1] if until is None else until
+    axes.plot([axes.get_xlim()[0], right], [height] * 2, color=colour, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
     axes.annotate(
         text,
         (at, height),
@@ -110,6 +120,14 @@ def level(axes: Any, height: float, text: str, *, at: float = 0.99, below: bool 
         color=colour,
         zorder=5,
     )
+
+
+def tinted(colour: str, share: float) -> tuple[float, float, float]:
+    """`colour` mixed with white, so that lines may cross without their crossing showing."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(colour)
+    return 1 - share * (1 - red), 1 - share * (1 - green), 1 - share * (1 - blue)
 
 
 def note(axes: Any, x: float, y: float, text: str, **keywords: Any) -> None:
