@@ -22,7 +22,10 @@ def action_probabilities(mdp: FiniteMDP, policy: ArrayLike) -> Float:
 
     **Raises** `BadInput` naming the state and action that are wrong.
     """
-    given = np.asarray(policy)
+    try:
+        given = np.asarray(policy)
+    except ValueError:  # rows of unequal length
+        given = np.asarray(policy, dtype=object)
     live = ~mdp.terminal
     states, actions = mdp.num_states, mdp.num_actions
     if given.shape == (states,) and np.issubdtype(given.dtype, np.integer):

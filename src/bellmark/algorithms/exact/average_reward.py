@@ -25,6 +25,8 @@ def average_reward(problem: Problem, progress: Progress, tolerance: float, limit
     values = np.zeros(problem.num_states)
     out, policy = np.empty_like(values), np.full(problem.num_states, -1, dtype=np.int32)
     low, high = -np.inf, np.inf
+    # Nothing is known yet, and an interrupt must not fall back on a proof about values.
+    progress.certificate = problem.bounded(values, problem.first_policy, low, high)
     while len(progress.residuals) < limit:
         sweep, _ = problem.sweep(values, out, policy)
         error = 2 * problem.rounding(sweep.size)

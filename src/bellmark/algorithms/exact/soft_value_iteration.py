@@ -28,6 +28,8 @@ def soft_value_iteration(
         return
     live = ~problem.terminal
     values = np.zeros(problem.num_states)
+    # Kept from the beginning and at every sweep: an interrupt must not fall back on a proof of the hard problem.
+    progress.certificate = problem.bounded(values, problem.first_policy, -np.inf, np.inf)
     while len(progress.residuals) < limit:
         q = problem.action_values(values)
         out, policy = soft_maximum(q, temperature), np.where(live, q.argmax(axis=1), -1).astype(np.int32)
@@ -43,7 +45,6 @@ def soft_value_iteration(
         if progress.record is not None:
             bounds = problem.bounded(out, policy, *shifts)
             progress.record.lower[-1], progress.record.upper[-1] = bounds.lower, bounds.upper
-        # Kept at every sweep: an interrupt cannot fall back on a certificate of the hard problem.
         progress.certificate = problem.bounded(out, policy, *shifts)
         if shifts[1] - shifts[0] <= tolerance or at_rounding_floor(problem, sweep, progress):
             return

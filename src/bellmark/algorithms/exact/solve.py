@@ -86,7 +86,7 @@ def solve(
     **Raises** `BadInput` for arguments that are not allowed and for γ = 1 where some state's value is not
     finite.
     """
-    method, variant = _checked(mdp, method, variant, tolerance, temperature, max_iterations)
+    method, variant = _checked(mdp, method, variant, tolerance, temperature, max_iterations, threads)
     discount = check_discount(discount)
     begin = time.perf_counter()
     if method == "finite_horizon":
@@ -108,11 +108,10 @@ def solve(
     interrupted = False
     try:
         _search(problem, progress, method, variant, tolerance, max_iterations, temperature)
+        certificate = progress.certificate or problem.certify(progress.values)
     except KeyboardInterrupt:
         interrupted = True
-    certificate = progress.certificate
-    if certificate is None:
-        certificate = problem.certify(progress.values)
+        certificate = progress.certificate or problem.certify(progress.values)
     if total is not None:
         certificate = total.read(certificate)
         original = open_problem(mdp, 1.0, threads) if total.chains else problem
@@ -215,12 +214,19 @@ def _finite_horizon(
         tolerance=tolerance,
         converged=bool(np.max(result.upper[0] - result.lower[0], initial=0.0) <= tolerance),
         backup=lambda _: problem.action_values(next_values),
+        interrupted=result.interrupted,
         record=history,
     )
 
 
 def _checked(
-    mdp: FiniteMDP, method: str, variant: str, tolerance: float, temperature: float, max_iterations: int
+    mdp: FiniteMDP,
+    method: str,
+    variant: str,
+    tolerance: float,
+    temperature: float,
+    max_iterations: int,
+    threads: int | None,
 ) -> tuple[str, str]:
     if not isinstance(mdp, FiniteMDP):
         raise BadInput(
@@ -233,12 +239,18 @@ def _checked(
         raise unknown("variant", str(variant), VARIANTS)
     if variant != "jacobi" and method != "value_iteration":
         raise BadInput(f"variant {variant!r} belongs to method 'value_iteration', not to {method!r}")
-    if not (np.isfinite(tolerance) and tolerance > 0):
-        raise BadInput(f"tolerance must be a positive number, got {tolerance}")
-    if not (np.isfinite(temperature) and temperature >= 0):
-        raise BadInput(f"temperature must be 0 or more, got {temperature}")
+    if not (_is_finite(tolerance) and tolerance > 0):
+        raise BadInput(f"tolerance must be a positive number, got {tolerance!r}")
+    if not (_is_finite(temperature) and temperature >= 0):
+        raise BadInput(f"temperature must be 0 or more, got {temperature!r}")
     if temperature != 0.0 and method != "soft_value_iteration":
         raise BadInput(f"temperature belongs to method 'soft_value_iteration', not to {method!r}")
     if not (isinstance(max_iterations, int | np.integer) and max_iterations >= 1):
         raise BadInput(f"max_iterations must be a whole number, 1 or more, got {max_iterations!r}")
+    if threads is not None and not (isinstance(threads, int | np.integer) and threads >= 1):
+        raise BadInput(f"threads must be a whole number, 1 or more, got {threads!r}")
     return method, variant
+
+
+def _is_finite(number: object) -> bool:
+    return isinstance(number, int | float | np.integer | np.floating) and bool(np.isfinite(number))
