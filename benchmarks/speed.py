@@ -142,7 +142,7 @@ def whole_command(peers: str) -> dict[str, Any]:
             return seconds, megabytes
 
         ours("first", cache)
-        for index in range(5):
+        for index in range(3):
             seconds, megabytes = ours(f"warm{index}", cache)
             rows["warm"].append(seconds)
             memory["ours"].append(megabytes)

@@ -19,7 +19,7 @@ TARGETS = {
     ("ppo", "Pendulum-v1"): (100_000, -175, -250),
     ("ppo", "MountainCarContinuous-v0"): (300_000, 90, 90),
     ("reinforce", "CartPole-v1"): (1_000_000, 499, 475),
-    ("reinforce", "Acrobot-v1"): (2_000_000, -100, -500),
+    ("reinforce", "Acrobot-v1"): (4_000_000, -100, -200),
 }
 
 

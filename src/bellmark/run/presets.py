@@ -84,7 +84,9 @@ PRESETS: dict[tuple[str, str], Preset] = {
         "",
     ),
     ("reinforce", "CartPole-v1"): Preset(1_000_000, {"environments": 16}, ""),
-    ("reinforce", "Acrobot-v1"): Preset(2_000_000, {"normalise_observations": True}, ""),
+    ("reinforce", "Acrobot-v1"): Preset(
+        4_000_000, {"environments": 16, "entropy_weight": 0.01, "normalise_observations": True}, ""
+    ),
 }
 
 
