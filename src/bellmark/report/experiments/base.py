@@ -66,6 +66,7 @@ class Experiment:
 
 def verdict(parts: Mapping[str, bool], figures: str) -> Verdict:
     """Held if every part did; the sentence names the parts that did not."""
+    parts = {part: bool(held) for part, held in parts.items()}
     failed = [part for part, held in parts.items() if not held]
     if not failed:
         return Verdict(True, f"The claim held: {figures}.", parts)

@@ -12,6 +12,7 @@ import numpy as np
 from bellmark.algorithms.exact import solve
 from bellmark.mdp.examples import two_exits
 from bellmark.mdp.model import FiniteMDP
+from bellmark.mdp.occupancy import policy_matrix
 from bellmark.mdp.routes import likely_route
 from bellmark.report.finite_plots import draw_route, draw_values
 
@@ -23,22 +24,23 @@ NEAR_RISKY, NEAR_SAFE, FAR_RISKY, FAR_SAFE, NOWHERE = range(5)
 NAMES = ("near exit, risky path", "near exit, safe path", "far exit, risky path", "far exit, safe path", "no exit")
 CORNERS = {(0.1, 0.0): NEAR_RISKY, (0.1, 0.5): NEAR_SAFE, (0.9, 0.0): FAR_RISKY, (0.9, 0.5): FAR_SAFE}
 PALETTE = (COLOURS[5], COLOURS[2], COLOURS[1], COLOURS[0], COLOURS[6])
-BOTTOM = 3
-"""The row between the chasms: who leaves the start along it takes the risky path."""
+ENTRANCES = {NEAR_RISKY: ((3, 2), (2, 2)), NEAR_SAFE: ((1, 2), (2, 2)), FAR_RISKY: ((3, 4), (2, 4)), FAR_SAFE: ((1, 4), (2, 4))}
+"""The last step of each route, from a cell into an exit: from below the path lies between the chasms."""
+RARE = 1e-3
 
 
 def best_route(discount: float, noise: float) -> tuple[int, FiniteMDP, Any]:
-    """Which route is best, the world, and its solution."""
+    """The route that the optimal policy most probably ends by, the world, and its solution."""
     mdp = two_exits(noise=noise)
     # which way to go can hang on differences far below any tolerance: solved to the last digit
     solution = solve(mdp, discount, method="policy_iteration")
-    route = likely_route(mdp, solution.policy, solution.values)
-    assert mdp.layout is not None
-    if not route:
-        return NOWHERE, mdp, solution
-    exit_reward = float(mdp.rewards[route[-1]].max())
-    risky = int(mdp.layout.rows[route[1]]) == BOTTOM
-    return (0 if exit_reward < 5.0 else 2) + (0 if risky else 1), mdp, solution
+    chain, _ = policy_matrix(mdp, solution.policy)
+    chain = chain.toarray()
+    # an episode that would never end is cut after about a million steps
+    visits = np.linalg.solve(np.eye(mdp.num_states) - (1 - 1e-6) * chain.T, mdp.initial_distribution)
+    flow = [visits[mdp.index(cell)] * chain[mdp.index(cell), mdp.index(end)] for cell, end in ENTRANCES.values()]
+    kind = int(np.argmax(flow)) if max(flow) > RARE else NOWHERE
+    return kind, mdp, solution
 
 
 def measure(seeds: Sequence[int]) -> Findings:
@@ -79,7 +81,7 @@ def draw(findings: Findings, path: Path) -> Path:
         path,
         "Discount and noise decide where to go",
         f"exact optimal policies of the two-exits world at {codes.size:,} points; right: the four corners, with their routes",
-        panels=(1.0, 1.15),
+        panels=(1.0, 1.0),
         size=(10.0, 4.9),
         right=0.985,
         left=0.07,
@@ -96,28 +98,34 @@ def draw(findings: Findings, path: Path) -> Path:
         left.set_ylabel("discount γ")
         for kind in range(5):
             rows, columns = np.nonzero(codes == kind)
-            if len(rows) > 0.02 * codes.size:
-                words = NAMES[kind].replace(", ", ",\n")
-                left.text(
-                    NOISES[columns].mean(), DISCOUNTS[rows].mean(), words, ha="center", va="center", fontsize=9, color=INK
-                )
+            if len(rows) < 0.01 * codes.size:
+                continue
+            words, middle = NAMES[kind].replace(", ", ",\n"), DISCOUNTS[rows].mean()
+            if np.ptp(NOISES[columns]) > 0.15:
+                left.text(NOISES[columns].mean(), middle, words, ha="center", va="center", fontsize=9, color=INK)
+                continue
+            left.annotate(
+                words,
+                (NOISES[columns].mean(), middle),
+                xytext=(NOISES[columns].max() + 0.04, middle),
+                va="center",
+                fontsize=9,
+                color=INK,
+                arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8},
+            )
         right.set_axis_off()
         box = right.get_position()
-        for (discount, noise), kind in CORNERS.items():
+        for discount, noise in CORNERS:
             left.plot(noise, discount, "o", color=INK, markersize=6, markeredgecolor="white", clip_on=False, zorder=6)
             across, up = int(noise > 0), int(discount > 0.5)
             width, height = 0.5 * box.width, 0.5 * (box.height + 0.045)
             spot = (box.x0 + across * width + 0.012, box.y0 + up * height - 0.02, width - 0.02, height - 0.065)
             axes = sheet.figure.add_axes(spot)
-            found, mdp, solution = best_route(discount, noise)
+            _, mdp, solution = best_route(discount, noise)
             draw_values(axes, mdp, solution.values, solution.policy, numbers=False)
             draw_route(axes, mdp, likely_route(mdp, solution.policy, solution.values))
-            start = float(mdp.initial_distribution @ solution.values)
-            axes.set_title(
-                f"γ = {discount:g}, noise {noise:g}: worth {start:.2g}", loc="left", fontsize=9, color=INK, pad=4
-            )
+            axes.set_title(f"γ = {discount:g}, noise {noise:g}", loc="left", fontsize=9.5, color=INK, pad=4)
             axes.grid(which="major", visible=False)
-            del found, kind
     return path
 
 

@@ -33,7 +33,7 @@ def measure(seeds: Sequence[int]) -> Findings:
     for n in STEPS:
         columns = []
         for step_size in STEP_SIZES.tolist():
-            learner = NStepTD(discount=1.0, steps=n, step_size=step_size)
+            learner = NStepTD(discount=1.0, n=n, step_size=step_size)
             tables = by_episode(learner, mdp, seeds, EPISODES, keep_tables=True).tables[:, :, :, 0]
             columns.append(np.sqrt(((tables - TRUTH) ** 2).mean(axis=2)).mean(axis=1))
         errors[f"n = {n}"] = np.stack(columns, axis=1)
