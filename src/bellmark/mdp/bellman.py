@@ -187,6 +187,7 @@ def backup(
         n = counts[s]
         if n == 0:
             out[s] = 0.0
+            policy[s] = -1
             continue
         best = -np.inf
         choice = -1

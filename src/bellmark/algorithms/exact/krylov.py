@@ -6,7 +6,8 @@
 
 The inner solver is BiCGSTAB (van der Vorst 1992), preconditioned by one Gauss–Seidel sweep in the order of
 distance from where episodes end. It is the choice for γ near 1 with slow cycles, where any plain sweep gains
-only a factor γ.
+only a factor γ. At γ = 1 a greedy policy may never end, and its equations then have no solution: if the
+residual stops falling there, Gauss–Seidel value iteration, which needs no policy to end, takes over.
 """
 
 import numpy as np
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 from .modified_policy_iteration import pessimistic
 from .policy_system import PolicySystem, backward_order, inverse, policy_system
 from .problem import Problem, Progress
-from .value_iteration import at_rounding_floor
+from .value_iteration import at_rounding_floor, gauss_seidel
 
 Float = NDArray[np.float64]
+
+RUNAWAY = 1e9
+"""Values this much larger than rewards are, at γ = 1, the answer to equations that have none."""
 
 
 def krylov(problem: Problem, progress: Progress, tolerance: float, limit: int) -> None:
@@ -28,11 +32,21 @@ def krylov(problem: Problem, progress: Progress, tolerance: float, limit: int) -
     policy = np.full(problem.num_states, -1, dtype=np.int32)
     out = np.empty_like(values)
     system = None
+    best = np.inf
     while len(progress.residuals) < limit:
         sweep, _ = problem.sweep(values, out, policy)
         progress.note(sweep.residual, out, problem, sweep, policy)
         progress.certificate = problem.finish(out, policy, sweep, tolerance)
-        if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
+        if progress.certificate is not None:
+            return
+        # Nearly singular equations give values so large that their residual is all rounding: look at both.
+        lost = sweep.residual > 0.9 * best or sweep.size > RUNAWAY * max(1.0, problem.first_sweep.size)
+        best = sweep.residual
+        if problem.weights is not None and lost:
+            progress.values = problem.first_values.copy()
+            gauss_seidel(problem, progress, tolerance, limit)
+            return
+        if at_rounding_floor(problem, sweep, progress):
             return
         if shift := problem.extrapolation(sweep):
             out += np.where(problem.terminal, 0.0, shift)

@@ -42,7 +42,8 @@ class Solution:
     - `converged`: whether `upper - lower` came down to the tolerance; `interrupted`: whether Ctrl-C ended it.
     - `discount`, `tolerance`: what was asked for.
     - `action_probabilities`: float64 [S, A] for stochastic policies, else None.
-    - `gain`: float, the average reward per step, for `average_reward` only.
+    - `gain`: float, the average reward per step, for `average_reward` only; None if it was
+      interrupted before anything was known.
     - `record`: every sweep's values and bounds, if they were asked for.
     """
 

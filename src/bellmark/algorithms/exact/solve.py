@@ -166,7 +166,7 @@ def _solution(
     probabilities, gain = None, None
     if progress.method == "soft_value_iteration":
         probabilities = soft_policy(problem.action_values(values), temperature)
-    if progress.method == "average_reward":
+    if progress.method == "average_reward" and np.isfinite(upper[0] - lower[0]):
         gain = float(0.5 * (lower[0] + upper[0]))
     return Solution(
         values=values,

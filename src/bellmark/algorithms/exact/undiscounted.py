@@ -388,7 +388,8 @@ class Weights:
                 lower = np.maximum(lower, np.where(live, guess, 0.0))
             if np.isfinite(upper).all():
                 break
-        middle = np.where(np.isfinite(upper - lower), lower + 0.5 * (upper - lower), values)
+        middle, proved = values.copy(), np.isfinite(upper) & np.isfinite(lower)
+        middle[proved] = lower[proved] + 0.5 * (upper[proved] - lower[proved])
         return Certificate(middle, lower, upper, greedy)
 
     def _weights(self, problem: Problem, near: NDArray[np.bool_]) -> tuple[Float, float]:
