@@ -19,8 +19,10 @@ EPSILON = 0.1
 BEST_CHANCE, BEST = 2.0 - math.sqrt(2.0), -(6.0 + 4.0 * math.sqrt(2.0))
 """Published, and the maximum of −(4 − 2p) / (p (1 − p))."""
 CHANCES = np.linspace(0.02, 0.98, 193)
-ITERATIONS, ENVIRONMENTS, LENGTH = 150, 4, 200
-CLOSE = 0.05
+ITERATIONS, LAST, ENVIRONMENTS, LENGTH = 120, 20, 64, 100
+START = 0.1
+"""REINFORCE's first probability of right: far from the answer, so that there is something to learn."""
+CLOSE = 0.1
 
 
 def worth(chance: float) -> float:
@@ -68,6 +70,8 @@ def _learn(seeds: Sequence[int]) -> Float:
 
     def one(seed):
         state = learner.init(problem, jax.random.key(seed))
+        start = jnp.log(jnp.array([1.0 - START, START]))
+        state = eqx.tree_at(lambda s: s.networks.actor.layers[-1].bias, state, start)
 
         def iteration(state, _):
             state, _ = learner.step(problem, state)
@@ -82,17 +86,19 @@ def _learn(seeds: Sequence[int]) -> Float:
 def judge(findings: Findings) -> Verdict:
     exact, values = findings.exact, findings.tables["policies"].curves["exact"][0]
     left, right, best = (exact[name] for name in ("always left, ε-greedy", "always right, ε-greedy", "best stochastic"))
-    learnt = findings.tables["learnt"].curves["REINFORCE"][:, -1]
+    learnt = findings.tables["learnt"].curves["REINFORCE"][:, -LAST:].mean(axis=1)
+    close = float(np.mean(np.abs(learnt - BEST_CHANCE) < CLOSE))
     parts = {
         "the best probability is 2 − √2": abs(CHANCES[np.argmax(values)] - BEST_CHANCE) < CHANCES[1] - CHANCES[0],
         "its value is −(6 + 4√2)": abs(best - BEST) < 1e-6,
         "both ε-greedy deterministic policies are worth less": max(left, right) < best,
-        "REINFORCE comes near it": abs(average(learnt) - BEST_CHANCE) < CLOSE,
+        "REINFORCE comes near it for nine seeds in ten": close >= 0.9,
     }
     figures = (
         f"ε-greedy with ε = 0.1, going left is worth {left:.2f} and going right {right:.2f}; the best stochastic policy goes "
-        f"right with probability {BEST_CHANCE:.4f} and is worth {best:.3f}; REINFORCE ends at {average(learnt):.3f}, the mean "
-        f"of {len(learnt)} seeds"
+        f"right with probability {BEST_CHANCE:.4f} and is worth {best:.3f}; REINFORCE, "
+        f"over its last {LAST} iterations, lies within {CLOSE} of that for {100 * close:.0f} % of the seeds, at "
+        f"{average(learnt):.3f} on average"
     ).replace("-", "−").replace("ε−greedy", "ε-greedy")
     return verdict(parts, figures)
 
@@ -127,13 +133,13 @@ def draw(findings: Findings, path: Path) -> Path:
             text = f"{words}, {number(y)}"
             note(left, x, y, text, xytext=shift, textcoords="offset points", ha=side, color=colour, fontsize=9.5)
         note(left, 0.5, -96, "deterministic: never arrives, at either end", ha="center")
-        right.plot(learnt.position, learnt.curves["REINFORCE"].T, color=COLOURS[2], alpha=0.2, linewidth=0.8)
+        right.plot(learnt.position, learnt.curves["REINFORCE"].T, color=COLOURS[2], alpha=0.3, linewidth=0.8)
         curves(right, learnt, colours={"REINFORCE": COLOURS[2]}, labels=False)
         right.axhline(BEST_CHANCE, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         right.set_ylim(0, 1)
         right.set_xlim(0, learnt.position[-1])
         note(right, learnt.position[-1], 0.05, "REINFORCE, every seed and the mean", ha="right", color=COLOURS[2])
-        note(right, learnt.position[-1], BEST_CHANCE, "2 − √2", xytext=(-2, 4), textcoords="offset points", ha="right")
+        note(right, learnt.position[-1], BEST_CHANCE, "best 2 − √2", xytext=(-2, 22), textcoords="offset points", ha="right")
         ticks = np.linspace(0, learnt.position[-1], 5)
         right.set_xticks(ticks, [f"{tick / 1000:g}k" if tick else "0" for tick in ticks])
     return path
@@ -149,10 +155,10 @@ EXPERIMENT = Experiment(
     ),
     claim=(
         "The best policy goes right with probability 2 − √2 ≈ 0.586 and is worth −(6 + 4√2) ≈ −11.657; ε-greedy around either "
-        "deterministic policy is worth less; REINFORCE's probability comes within 0.05 of the best, on average."
+        "deterministic policy is worth less; REINFORCE, which starts at 0.1, comes within 0.1 of the best for nine seeds in ten."
     ),
     source="Sutton & Barto, 2nd ed., example 13.1, exercise 13.1",
-    seeds=30,
+    seeds=10,
     measure=measure,
     judge=judge,
     draw=draw,

@@ -20,7 +20,6 @@ from .sampling import by_episode
 
 PLANNING = (0, 5, 50)
 EPISODES, EPSILON = 50, 0.1
-SHORTEST = 14
 SETTLED = 1.5
 """Times the exact length of the optimal policy's episodes: from where on a curve counts as settled."""
 
@@ -109,16 +108,17 @@ def draw(findings: Findings, path: Path) -> Path:
             colours=dict(zip(map(_name, PLANNING), (COLOURS[6], COLOURS[4], COLOURS[0]), strict=True)),
             labels=False,
         )
-        axes.set_ylim(10, 2500)
+        axes.set_ylim(8, 1500)
         axes.set_xlim(1, EPISODES)
         axes.set_xticks([1, 10, 20, 30, 40, 50])
-        axes.yaxis.set_major_locator(FixedLocator([10, 14, 30, 100, 300, 1000]))
+        axes.yaxis.set_major_locator(FixedLocator([10, 30, 100, 300, 1000]))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-        places = ((12, COLOURS[6], (8, 6)), (5, COLOURS[4], (8, 10)), (3, COLOURS[0], (-14, -34)))
+        names = {0: "no planning", 5: "5 planning steps", 50: "50 planning steps"}
+        places = ((12, COLOURS[6], (8, 6)), (4, COLOURS[4], (6, 4)), (2, COLOURS[0], (-1, -36)))
         for n, (episode, colour, shift) in zip(PLANNING, places, strict=True):
             height = float(mean(findings.tables["lengths"].curves[_name(n)].T)[episode - 1])
-            axes.annotate(_name(n), (episode, height), xytext=shift, textcoords="offset points", color=colour)
+            axes.annotate(names[n], (episode, height), xytext=shift, textcoords="offset points", color=colour)
         level(axes, exact, f"optimal policy with ε, exactly {number(exact)} steps", below=True)
     return path
 
