@@ -13,9 +13,9 @@ replace the old ones of that day.
 import argparse
 import csv
 import datetime
+import functools
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -111,6 +111,7 @@ def gymnasium(peers: str) -> dict[str, Any]:
     return in_turn(mine, Worker(peers, "stable_baselines3_ppo.py", steps, best_threads(peers)), 5)
 
 
+@functools.cache
 def best_threads(peers: str) -> int:
     """Torch with one thread or with as many as there are cores: whichever is quicker here."""
     counts = sorted({1, machine()["cores"]})
@@ -235,11 +236,7 @@ def timed(command: list[str], environment: dict[str, str] | None = None) -> tupl
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}:\n{text}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return seconds, _peak(usage) * unit / 1e6, text
-
-
-def _peak(usage: resource.struct_rusage) -> int:
-    return usage.ru_maxrss
+    return seconds, usage.ru_maxrss * unit / 1e6, text
 
 
 PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {

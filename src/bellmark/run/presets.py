@@ -1,7 +1,12 @@
 """Tuned hyperparameters per (algorithm, environment), each with what it was measured to reach.
 
 Presets were tuned on seeds from 100 on and measured on seeds 0 to 9 (`benchmarks/learning.py`); `measured` is the
-interquartile mean of the ten final policies' mean returns over 100 episodes each.
+interquartile mean of the ten final policies' mean returns over 100 episodes each, its 95 % bootstrap interval, and the
+mean return of the worst seed.
+
+What each turned on: CartPole, ten epochs and a short trace; Acrobot and MountainCar, normalised observations and
+rewards; Pendulum, a discount of 0.95 (0.9 costs 20) and normalised rewards; REINFORCE, sixteen environments for the
+baseline.
 """
 
 import dataclasses
@@ -23,7 +28,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
     ("ppo", "CartPole-v1"): Preset(
         100_000,
         {"discount": 0.98, "trace_decay": 0.9, "learning_rate": 2e-3, "epochs": 10, "entropy_weight": 0.0},
-        "",
+        "500.0 [500.0, 500.0], worst seed 500.0",
     ),
     ("ppo", "Acrobot-v1"): Preset(
         500_000,
@@ -37,7 +42,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "normalise_observations": True,
             "normalise_rewards": True,
         },
-        "",
+        "−75.5 [−77.2, −73.6], worst seed −78.5",
     ),
     ("ppo", "MountainCar-v0"): Preset(
         1_000_000,
@@ -50,7 +55,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "normalise_observations": True,
             "normalise_rewards": True,
         },
-        "",
+        "−105.7 [−107.7, −104.3], worst seed −110.6",
     ),
     ("ppo", "Pendulum-v1"): Preset(
         100_000,
@@ -66,7 +71,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "normalise_rewards": True,
             "activation": "relu",
         },
-        "",
+        "−153.5 [−162.6, −145.8], worst seed −166.0",
     ),
     ("ppo", "MountainCarContinuous-v0"): Preset(
         300_000,
@@ -81,11 +86,15 @@ PRESETS: dict[tuple[str, str], Preset] = {
             "normalise_observations": True,
             "normalise_rewards": True,
         },
-        "",
+        "93.7 [93.5, 94.0], worst seed 93.2",
     ),
-    ("reinforce", "CartPole-v1"): Preset(1_000_000, {"environments": 16}, ""),
+    ("reinforce", "CartPole-v1"): Preset(
+        1_000_000, {"environments": 16}, "500.0 [500.0, 500.0], worst seed 500.0"
+    ),
     ("reinforce", "Acrobot-v1"): Preset(
-        4_000_000, {"environments": 16, "entropy_weight": 0.01, "normalise_observations": True}, ""
+        4_000_000,
+        {"environments": 16, "entropy_weight": 0.01, "normalise_observations": True},
+        "−89.2 [−150.2, −83.2], worst seed −500.0",
     ),
 }
 
