@@ -116,9 +116,7 @@ def test_off_policy_learners_find_the_optimum(name, model):
 @pytest.mark.parametrize("name", ON_POLICY)
 def test_on_policy_learners_find_the_best_exploring_policy(name, model):
     mdp = MODELS[model]
-    fields = (
-        {"trace_decay": 0.5} if name == "sarsa_lambda" else {"steps": 2} if name == "n_step_sarsa" else {}
-    )
+    fields = {"trace_decay": 0.5} if name == "sarsa_lambda" else {"n": 2} if name == "n_step_sarsa" else {}
     learner = algorithm_class(name)(discount=DISCOUNT, epsilon=0.5, **ROBBINS_MONRO, **fields)
     assert agrees(learnt(learner, mdp, 600_000), best_exploring(mdp, 0.5), mdp.available)
 
@@ -177,7 +175,7 @@ def test_dyna_needs_fewer_steps_than_q_learning():
 PREDICTORS = {
     "monte_carlo_prediction": {"step_size": 1.0, "step_size_schedule": "harmonic"},
     "td": ROBBINS_MONRO,
-    "n_step_td": {**ROBBINS_MONRO, "steps": 3},
+    "n_step_td": {**ROBBINS_MONRO, "n": 3},
     "td_lambda": {**ROBBINS_MONRO, "trace_decay": 0.6},
 }
 
@@ -213,7 +211,7 @@ def test_every_kind_of_trace_finds_the_same_values(traces):
 def test_a_time_limit_is_not_an_end(name):
     mdp = MODELS["garnet"]
     epsilon = OFF_POLICY.get(name, 0.5)
-    fields = {"trace_decay": 0.5} if name.endswith("lambda") else {"steps": 2} if "n_step" in name else {}
+    fields = {"trace_decay": 0.5} if name.endswith("lambda") else {"n": 2} if "n_step" in name else {}
     learner = algorithm_class(name)(discount=DISCOUNT, epsilon=epsilon, **ROBBINS_MONRO, **fields)
     exact = solve(mdp, DISCOUNT).action_values if name in OFF_POLICY else best_exploring(mdp, 0.5)
     assert agrees(learnt(learner, mdp, 600_000, time_limit=4), exact, mdp.available)

@@ -122,21 +122,9 @@ def test_an_environment_that_can_be_saved_goes_on_exactly():
 
 
 def test_a_killed_run_is_resumed_bit_for_bit(tmp_path):
-    command = [sys.executable, "-c", "from bellmark.cli.main import main; main()", "train", "q_learning"]
-    command += [
-        "grid-world",
-        "--discount",
-        "0.9",
-        "--steps",
-        "40_000_000",
-        "--seeds",
-        "2",
-        "--quiet",
-        "--episodes",
-        "2",
-        "--checkpoint-seconds",
-        "0.2",
-    ]
+    words = "train q_learning grid-world --discount 0.9 --steps 40_000_000 --seeds 2 --quiet --episodes 2"
+    command = [sys.executable, "-c", "from bellmark.cli.main import main; main()", *words.split()]
+    command += ["--checkpoint-seconds", "0.2"]
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     with subprocess.Popen([*command, "--directory", str(killed)]) as process:
         deadline = time.monotonic() + 60
@@ -275,7 +263,7 @@ BAD = {
     "step_size is 1.5; allowed: more than 0, at most 1": ("sarsa", "grid-world", {"step_size": 1.5}),
     "discount is 1.1; allowed": ("td", "grid-world", {"discount": 1.1}),
     "trace_decay is -0.5": ("td_lambda", "grid-world", {"trace_decay": -0.5}),
-    "steps is 0; allowed: at least 1": ("n_step_td", "grid-world", {"steps": 0}),
+    "n is 0; allowed: at least 1": ("n_step_td", "grid-world", {"n": 0}),
     "temperature is 0.0; allowed: more than 0": ("sarsa", "grid-world", {"temperature": 0.0}),
     "an exponential decay goes from one": (
         "sarsa",
@@ -297,8 +285,6 @@ BAD = {
 def test_bad_input_is_one_line_and_leaves_nothing(message, tmp_path):
     name, environment, fields = BAD[message]
     with pytest.raises(bm.BadInput, match=message) as caught:
-        # `steps` of the learner, not of the run
-        learner = algorithm_class(name)(**fields)
-        bm.train(learner, environment, steps=100, directory=tmp_path / "run", progress=False)
+        bm.train(name, environment, steps=100, directory=tmp_path / "run", progress=False, **fields)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

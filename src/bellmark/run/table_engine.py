@@ -21,6 +21,7 @@ from bellmark.algorithms.tabular.base import AbstractTableLearner, TableState, e
 from bellmark.algorithms.tabular.exploration import greedy_actions
 from bellmark.algorithms.tabular.loop import ACTION, STATE
 from bellmark.algorithms.tabular.problem import TableProblem
+from bellmark.envs import spaces
 from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.envs.registry import Resolved
 from bellmark.envs.to_gymnasium import ToGymnasium
@@ -36,7 +37,7 @@ Rows = dict[str, np.ndarray]
 def open_tables(
     learner: AbstractTableLearner, environment: Resolved, config: dict[str, Any], timeout: float
 ) -> Any:
-    """The engine for a table learner: a sampled one where the model is known and it is not Gymnasium that was asked for."""
+    """The engine for a table learner: sampled where the model is known, unless Gymnasium itself was asked for."""
     seeds, row_every, budget = config["seeds"], config["row_every"], config["steps"]
     mdp = known_model(environment)
     yardstick, notes = _yardstick(learner, mdp)
@@ -49,8 +50,9 @@ def open_tables(
     make = _factory(environment)
     opened: list[HostEnvironments] = []
     try:
+        # one by one, so that what was opened is closed where the next one fails
         for _ in seeds:
-            opened.append(HostEnvironments(make, 1, environment.id, timeout))
+            opened.append(HostEnvironments(make, 1, environment.id, timeout))  # noqa: PERF401
         space = opened[0].action_space
         assert isinstance(space, gymnasium.spaces.Discrete)
         bins = getattr(learner, "bins", ())
@@ -103,7 +105,8 @@ def _factory(environment: Resolved) -> Callable[[], gymnasium.Env]:
     if environment.kind == "compiled":
         options = environment.options
         return lambda: gymnasium.make(environment.id, disable_env_checker=True, **options)
-    return lambda: ToGymnasium(environment.compiled)
+    compiled: Any = environment.compiled
+    return lambda: ToGymnasium(compiled)
 
 
 class _Engine:
@@ -241,9 +244,8 @@ class SteppedEngine(_Engine):
         if state.place[STATE] < 0:
             learner.first_action(problem, state, self._observed(environment.observations))
         self.interruptible = True
-        following, reward, terminated, truncated = environment.step(
-            np.array([state.place[ACTION] + problem.action_space.start])
-        )
+        action = spaces.clip_action(problem.action_space, state.place[ACTION : ACTION + 1])
+        following, reward, terminated, truncated = environment.step(action)
         self.interruptible = False
         over = bool(terminated[0]), bool(truncated[0]) and not bool(terminated[0])
         learner.observe(problem, state, float(reward[0]), self._observed(following), *over, tally)

@@ -297,7 +297,7 @@ def check_common(learner: Any) -> None:
         raise BadInput(f"initial_value is {learner.initial_value}; allowed: any finite number")
     if hasattr(learner, "trace_decay"):
         fraction("trace_decay", learner.trace_decay)
-    for name, least in {"steps": 1, "planning_steps": 0, "longest_episode": 1}.items():
+    for name, least in {"n": 1, "planning_steps": 0, "longest_episode": 1}.items():
         if hasattr(learner, name):
             at_least(least, **{name: getattr(learner, name)})
     for name in ("bonus", "priority_threshold"):

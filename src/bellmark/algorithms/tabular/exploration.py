@@ -63,14 +63,14 @@ def epsilon_at(settings: Any, clock: int) -> float:
 
 
 @inlined
-def scan(values: Any, available: Any, s: int) -> tuple[float, int, int]:
+def scan(values: Any, available: Any, s: int) -> Any:
     """max_a values(s, a), the last action that reaches it, and how many do. `available` [0, 0] means all."""
-    best, choice, ties = -np.inf, _ZERO, 0
+    best, choice, ties = -np.inf, _ZERO, np.int64(0)
     if len(available) == 0:
         for a in range(values.shape[1]):
             value = values[s, np.uint64(a)]
             better = value > best
-            ties = 1 if better else ties + np.int64(value == best)
+            ties = np.int64(1) if better else ties + np.int64(value == best)
             choice = np.uint64(a) if value >= best else choice
             best = value if better else best
     else:
@@ -78,14 +78,14 @@ def scan(values: Any, available: Any, s: int) -> tuple[float, int, int]:
             if available[s, np.uint64(a)]:
                 value = values[s, np.uint64(a)]
                 better = value > best
-                ties = 1 if better else ties + np.int64(value == best)
+                ties = np.int64(1) if better else ties + np.int64(value == best)
                 choice = np.uint64(a) if value >= best else choice
                 best = value if better else best
     return best, choice, ties
 
 
 @called
-def among(values: Any, available: Any, s: int, best: float, ties: int, generator: Any) -> int:
+def among(values: Any, available: Any, s: int, best: float, ties: int, generator: Any) -> Any:
     """One of the `ties` actions whose value is `best`, at random."""
     left = np.int64(uniform(generator) * ties)
     for a in range(values.shape[1]):
@@ -98,18 +98,18 @@ def among(values: Any, available: Any, s: int, best: float, ties: int, generator
 
 
 @inlined
-def greedy(values: Any, available: Any, generator: Any, s: int) -> int:
+def greedy(values: Any, available: Any, generator: Any, s: int) -> Any:
     """argmax_a values(s, a), ties at random."""
     best, choice, ties = scan(values, available, s)
     return choice if ties <= 1 else among(values, available, s, best, ties, generator)
 
 
 @called
-def any_action(available: Any, width: int, s: int, generator: Any) -> int:
+def any_action(available: Any, width: int, s: int, generator: Any) -> Any:
     """Any available action, each equally likely."""
     if len(available) == 0:
         return np.uint64(np.int64(uniform(generator) * width))
-    count = 0
+    count = np.int64(0)
     for a in range(width):
         count += np.int64(available[s, np.uint64(a)])
     left = np.int64(uniform(generator) * count)
@@ -175,9 +175,9 @@ def expected(settings: Any, values: Any, visits: Any, available: Any, clock: int
 
 
 @inlined
-def seen_in(visits: Any, s: int) -> int:
+def seen_in(visits: Any, s: int) -> Any:
     """N(s) = Σ_a N(s, a)."""
-    seen = 0
+    seen = np.int64(0)
     for a in range(visits.shape[1]):
         seen += np.int64(visits[s, np.uint64(a)])
     return seen
@@ -192,7 +192,7 @@ def bound(settings: Any, value: float, tried: int, seen: int) -> float:
 
 
 @called
-def drawn(settings: Any, values: Any, visits: Any, available: Any, generator: Any, clock: int, s: int) -> int:
+def drawn(settings: Any, values: Any, visits: Any, available: Any, generator: Any, clock: int, s: int) -> Any:
     """An action with its probability: softmax, and the ties of upper confidence bounds."""
     left = uniform(generator)
     last = _ZERO
@@ -211,7 +211,7 @@ def drawn(settings: Any, values: Any, visits: Any, available: Any, generator: An
 @inlined
 def choose(
     settings: Any, values: Any, visits: Any, available: Any, generator: Any, clock: int, s: int
-) -> int:
+) -> Any:
     """The behaviour's action in state s (unsigned)."""
     best, choice, ties = scan(values, available, s)
     return explore(settings, values, visits, available, generator, clock, s, best, choice, ties)
@@ -229,7 +229,7 @@ def explore(
     best: float,
     choice: int,
     ties: int,
-) -> int:
+) -> Any:
     """`choose`, where `scan` has been done already."""
     if settings.exploration == 0:
         if uniform(generator) < epsilon_at(settings, clock):

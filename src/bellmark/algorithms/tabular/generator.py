@@ -43,6 +43,6 @@ def uniform(state: Any) -> float:
 
 
 @inlined
-def below(state: Any, count: int) -> int:
+def below(state: Any, count: int) -> Any:
     """A number of 0, …, count − 1, each equally likely (to 2⁻⁵³)."""
     return np.int64(uniform(state) * count)

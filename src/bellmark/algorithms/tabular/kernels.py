@@ -25,7 +25,8 @@ def kernel(function: Callable[..., Any], **options: Any) -> Any:
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        numba.config.CACHE_DIR = os.path.join(tempfile.gettempdir(), f"bellmark-numba-{os.getuid()}")
+        folder = os.path.join(tempfile.gettempdir(), f"bellmark-numba-{os.getuid()}")
+        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:

@@ -42,7 +42,7 @@ def _loop(
     clock, length, total = place[3], place[2], running[0]
     if place[0] < 0:
         s = draw_start(start_threshold, start_alias, generator)
-        a = begin(settings, values, visits, available, generator, clock, s, *memory)  # type: ignore
+        a = begin(settings, values, visits, available, generator, clock, s, *memory)
     else:
         s, a = np.uint64(place[0]), np.uint64(place[1])
     for _ in range(steps):
@@ -53,7 +53,7 @@ def _loop(
         length += 1
         total += reward
         truncated = length == settings.limit and not terminated
-        a = learn(  # type: ignore
+        a = learn(
             settings,
             values,
             visits,
@@ -77,7 +77,7 @@ def _loop(
             tally[3] += length
             length, total = 0, 0.0
             s = draw_start(start_threshold, start_alias, generator)
-            a = begin(settings, values, visits, available, generator, clock, s, *memory)  # type: ignore
+            a = begin(settings, values, visits, available, generator, clock, s, *memory)
     place[0], place[1], place[2], place[3] = s, a, length, clock
     running[0] = total
 

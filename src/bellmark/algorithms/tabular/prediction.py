@@ -28,8 +28,8 @@ def given_policy(
         chosen = np.asarray(actions)
         if len(chosen) != states or chosen.min() < 0 or chosen.max() >= width:
             raise BadInput(
-                f"actions are {len(chosen)} numbers from {chosen.min()} to {chosen.max()}; allowed: one for each of the "
-                f"{states} states, 0 to {width - 1}"
+                f"actions are {len(chosen)} numbers from {chosen.min()} to {chosen.max()}; allowed: one for each of "
+                f"the {states} states, 0 to {width - 1}"
             )
     elif follow == "uniform":
         return uniform_policy
@@ -55,7 +55,7 @@ def running_sums(policy: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 @inlined
-def follow(running: Any, generator: Any, s: int) -> int:
+def follow(running: Any, generator: Any, s: int) -> Any:
     """An action of the policy whose running sums are given (unsigned)."""
     u = uniform(generator)
     for a in range(running.shape[1]):

@@ -20,10 +20,12 @@ from .sampling import Tables, sampling_tables
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TableProblem:
-    """**Fields:** `available` bool [S, A], or [0, 0] where every action always is; `terminal` bool [S]; `tables` what is
-    sampled, None on the host; `budget` environment steps of the run; `time_limit` steps after which an episode is
-    truncated (None: never); `index` observations to states; `mdp` the exact model, where there is one; `optimal` int [S], an
-    optimal policy for predictors to be given.
+    """**Fields:**
+
+    - `available`: bool [S, A], or [0, 0] where every action always is; `terminal`: bool [S].
+    - `tables`: what is sampled, None on the host; `mdp`: the exact model, where there is one.
+    - `budget`: environment steps of the run; `time_limit`: steps after which an episode is truncated (None: never).
+    - `index`: observations to states; `optimal`: int [S], an optimal policy for predictors to be given.
     """
 
     num_states: int

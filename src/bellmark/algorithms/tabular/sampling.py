@@ -110,7 +110,7 @@ def build_aliases(probabilities: Any, offsets: Any, threshold: Any, alias: Any, 
 
 
 @inlined
-def draw(offsets: Any, branching: int, threshold: Any, alias: Any, pair: int, state: Any) -> int:
+def draw(offsets: Any, branching: int, threshold: Any, alias: Any, pair: int, state: Any) -> Any:
     """The place of a transition of `pair` (unsigned), drawn with its probability."""
     if branching > 0:
         begin, count = pair * np.uint64(branching), branching
@@ -128,7 +128,7 @@ def draw(offsets: Any, branching: int, threshold: Any, alias: Any, pair: int, st
 
 
 @inlined
-def draw_start(threshold: Any, alias: Any, state: Any) -> int:
+def draw_start(threshold: Any, alias: Any, state: Any) -> Any:
     """The state in which an episode begins (unsigned)."""
     x = uniform(state) * len(threshold)
     own = np.int64(x)

@@ -136,10 +136,10 @@ class NStepSarsa(AbstractControl):
     learn: ClassVar[Any] = n_step_sarsa
     loop: ClassVar[Any] = loop_around(act, n_step_sarsa)
 
-    steps: int = 4
+    n: int = 4
 
     def memory(self, problem: TableProblem) -> tuple[NDArray[Any], ...]:
-        n = self.steps
+        n = self.n
         return np.zeros(n, np.int64), np.zeros(n, np.int64), np.zeros(n), np.zeros(2, np.int64)
 
 

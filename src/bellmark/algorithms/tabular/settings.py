@@ -23,7 +23,7 @@ class Settings(NamedTuple):
     decay_steps: float
     temperature: float
     confidence: float
-    steps: int
+    n: int
     planning_steps: int
     bonus: float
     priority_threshold: float
@@ -50,7 +50,7 @@ def settings_of(learner: Any, budget: int, time_limit: int | None) -> Settings:
         decay_steps=max(number("epsilon_share", 1.0) * budget, 1.0),
         temperature=number("temperature", 1.0),
         confidence=number("confidence", 0.0),
-        steps=int(getattr(learner, "steps", 1)),
+        n=int(getattr(learner, "n", 1)),
         planning_steps=int(getattr(learner, "planning_steps", 0)),
         bonus=number("bonus", 0.0),
         priority_threshold=number("priority_threshold", 0.0),

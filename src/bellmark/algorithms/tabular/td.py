@@ -109,10 +109,10 @@ class NStepTD(AbstractPrediction):
     learn: ClassVar[Any] = n_step_td
     loop: ClassVar[Any] = loop_around(act_as_given, n_step_td)
 
-    steps: int = 4
+    n: int = 4
 
     def memory(self, problem: TableProblem) -> tuple[NDArray[Any], ...]:
-        waiting = np.zeros(self.steps, np.int64), np.zeros(self.steps), np.zeros(2, np.int64)
+        waiting = np.zeros(self.n, np.int64), np.zeros(self.n), np.zeros(2, np.int64)
         return self.running(problem), *waiting
 
 
