@@ -2,15 +2,16 @@
 
 Jacobi sweeps are tried first, because on a model that mixes well the spread of T v − v falls so fast that
 nothing beats them, and because trying is the only cheap way to find out. The proved widths of a few sweeps
-then say how many more would be needed. If that is too many: policy iteration with direct solves where the
-model is small, else modified policy iteration with ordered Gauss–Seidel evaluation, starting from where the
-sweeps arrived.
+then say how many more would be needed. If that is too many: modified policy iteration with ordered
+Gauss–Seidel evaluation; and where that does not get there either (slow cycles, γ almost 1), policy
+iteration, by direct solves where the model is small and by a Krylov method where it is not.
 """
 
 import math
 
 import numpy as np
 
+from .krylov import krylov
 from .modified_policy_iteration import modified_policy_iteration
 from .policy_iteration import policy_iteration
 from .problem import Problem, Progress
@@ -19,7 +20,10 @@ from .value_iteration import jacobi
 TRIAL = 6
 """Jacobi sweeps before the rate is judged: the first ones are quicker than what follows."""
 
-SMALL = 3_000
+ATTEMPT = 80
+"""Iterations that modified policy iteration gets: it needs 20 to 50 where it is the right choice."""
+
+SMALL = 10_000
 """States up to which a sparse factorisation per iteration is cheap."""
 
 
@@ -53,14 +57,24 @@ def auto(problem: Problem, progress: Progress, tolerance: float, limit: int) -> 
     left = sweeps_left(seen, tolerance)
     expected = "more sweeps than can be counted" if math.isinf(left) else f"about {left:,.0f} more sweeps"
     trial = f"{done} Jacobi sweeps foretold {expected}"
-    if problem.num_states <= SMALL:
-        progress.method = "policy_iteration"
-        progress.reason = f"{trial}, and {problem.num_states:,} states are few enough for direct solves"
-        policy_iteration(problem, progress, tolerance, limit, problem.proper_policy)
-        return
     progress.method = "modified_policy_iteration"
     progress.reason = f"{trial}, so values are carried along the model by ordered Gauss–Seidel sweeps"
-    modified_policy_iteration(problem, progress, tolerance, limit)
+    modified_policy_iteration(problem, progress, tolerance, min(limit, done + ATTEMPT))
+    if progress.certificate is not None or len(progress.residuals) < min(limit, done + ATTEMPT):
+        return
+    if problem.num_states <= SMALL:
+        progress.method = "policy_iteration"
+        progress.reason = (
+            f"{trial}, {ATTEMPT} of modified policy iteration did not suffice, and {problem.num_states:,} states are "
+            "few enough for direct solves"
+        )
+        policy_iteration(problem, progress, tolerance, limit, problem.proper_policy)
+        return
+    progress.method = "krylov"
+    progress.reason = (
+        f"{trial}, {ATTEMPT} of modified policy iteration did not suffice: slow cycles need a Krylov solver"
+    )
+    krylov(problem, progress, tolerance, limit)
 
 
 def _join(first: str, second: str) -> str:

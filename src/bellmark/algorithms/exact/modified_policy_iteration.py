@@ -7,8 +7,9 @@
 
 The evaluation visits states in the order of their distance from where episodes end, with self-loops solved
 for: on models through which values must travel (grids, queues, walks), this is what makes them travel far in
-a sweep. m is not fixed: evaluation goes on until what it still changes is a tenth of what the full sweep changed. It starts from a proved lower bound,
-so that policies are drawn towards what is known to be good rather than out into what nobody has looked at.
+a sweep. m is not fixed: evaluation goes on until what it still changes is a tenth of what the full sweep
+changed. It starts from a proved lower bound, so that policies are drawn towards what is known to be good
+rather than out into what nobody has looked at.
 """
 
 import numpy as np
@@ -23,7 +24,9 @@ from .value_iteration import at_rounding_floor
 Float = NDArray[np.float64]
 
 REPEATS = 4
-"""Sweeps that each half makes before it looks at the other: handing work to a thread costs a third of a sweep."""
+"""Sweeps that each half makes before it looks at the other: handing work to a thread costs a third of a
+sweep.
+"""
 
 PATIENCE = 50
 """Times `REPEATS` sweeps per evaluation at most."""
@@ -75,7 +78,8 @@ def modified_policy_iteration(problem: Problem, progress: Progress, tolerance: f
 
 
 def pessimistic(problem: Problem) -> Float:
-    """A proved lower bound to start from: float64 [S]. Improving policies then lead towards what is known to be good.
+    """A proved lower bound to start from: float64 [S]. Improving policies then lead towards what is known to
+    be good.
 
     At γ = 1 there is none that is cheap, and the rewards themselves serve.
     """
@@ -86,7 +90,9 @@ def pessimistic(problem: Problem) -> Float:
 
 
 def _evaluate(system: PolicySystem, x: Float, target: float) -> None:
-    """Sweep x towards the policy's values until a sweep changes it by `target` or less, or gains too little."""
+    """Sweep x towards the policy's values until a sweep changes it by `target` or less, or gains too
+    little.
+    """
     changes: list[float] = []
     while len(changes) < PATIENCE:
         changes.append(system.relax(x, REPEATS))

@@ -17,7 +17,7 @@ hold then l ≤ V* ≤ u (Bertsekas & Tsitsiklis 1991; the guess-and-check form 
 optimistic value iteration 2020).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,15 @@ from bellmark.errors import BadInput
 from bellmark.mdp import bellman
 from bellmark.mdp.model import FiniteMDP
 
+from .policy_iteration import solve_policy
 from .problem import Certificate, Problem, Sweep, open_problem, problem_from_arrays
 
 Float = NDArray[np.float64]
 Array = NDArray[Any]
 NO_ORDER = np.empty(0, dtype=np.int32)
+
+QUICK_SWEEPS = 500
+"""Gauss–Seidel sweeps for the weights of the proof, before they are solved for directly."""
 
 
 # ----------------------------------------------------------------------------------------------------- graphs
@@ -401,7 +405,8 @@ class Weights:
         weights = np.where(counts > 0, 1.0, 0.0)
         scratch = np.full(problem.num_states, -1, dtype=np.int32)
         ones = np.ones_like(problem.rewards)
-        for sweep in range(20_000):
+        settled = False
+        for sweep in range(QUICK_SWEEPS):
             change = bellman.backup_in_place(
                 problem.successors,
                 problem.continuation,
@@ -419,8 +424,11 @@ class Weights:
             if not np.isfinite(largest) or largest > 1e13:
                 return weights, 0.0
             # Relative to its own unit reward: a drop of at least one half is left.
-            if change < 0.25:
+            settled = bool(change < 0.25)
+            if settled:
                 break
+        if not settled:
+            weights = _slowest(problem, near, ones)
         image = np.empty_like(weights)
         problem_rows = bellman.backup(
             problem.successors,
@@ -441,3 +449,21 @@ class Weights:
         # The kernel reports max(P w − w) over live states.
         drop = -problem_rows[1] - (problem.longest_row + 8) * 4e-16 * float(weights.max())
         return weights, float(drop)
+
+
+def _slowest(problem: Problem, near: NDArray[np.bool_], ones: Float) -> Float:
+    """w = 1 + max P_a w over `near`, by policy iteration with direct solves: for walks that wander for long."""
+    steps = replace(problem, rewards=ones, largest_reward=1.0, weights=None)
+    policy = np.where(near.any(axis=1), near.argmax(axis=1), -1).astype(np.int32)
+    weights = np.zeros(problem.num_states)
+    for _ in range(30):
+        try:
+            weights = solve_policy(steps, policy)
+        except RuntimeError:  # the matrix is singular: these actions go round in a circle
+            return np.zeros(problem.num_states)
+        q = np.where(near, steps.action_values(weights), -np.inf)
+        better = (q.max(axis=1) > weights + 0.25) & (policy >= 0)
+        if not better.any() or not np.isfinite(weights).all():
+            break
+        policy = np.where(better, q.argmax(axis=1), policy).astype(np.int32)
+    return weights

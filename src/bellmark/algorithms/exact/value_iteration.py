@@ -1,7 +1,7 @@
 """Value iteration: apply T until the proof says stop (Bellman 1957; Puterman 1994, section 6.3).
 
-    Jacobi          v ← T v, all states at once                                         [solves fast-mixing
-    models] Gauss–Seidel    v(s) ← (T v)(s) in place, self-loops solved for, from both ends in turn
+    Jacobi          v ← T v, all states at once
+    Gauss–Seidel    v(s) ← (T v)(s) in place, self-loops solved for, from both ends in turn
     Prioritised     v(s) ← (T v)(s) where |T v − v| is largest (see `prioritised`)
 
 Jacobi sweeps stop on the spread of T v − v rather than its size, and drop actions that MacQueen's test
@@ -87,8 +87,9 @@ def gauss_seidel(problem: Problem, progress: Progress, tolerance: float, limit: 
 def at_rounding_floor(problem: Problem, sweep: Sweep, progress: Progress) -> bool:
     """Whether what is left of T v − v is rounding: further sweeps would prove nothing more."""
     floor = 4 * problem.rounding(sweep.size)
-    # Equal changes everywhere prove something only where every row goes on with the same mass.
-    if sweep.residual > floor and (sweep.span > floor or problem.low_mass < problem.high_mass):
+    # Equal changes everywhere prove something only where every row goes on with the same mass (but for rounding).
+    uneven = problem.low_mass < problem.high_mass * (1 - 1e-12)
+    if sweep.residual > floor and (sweep.span > floor or uneven):
         return False
     progress.reason = (progress.reason + "; " if progress.reason else "") + (
         "stopped where float64 rounding hides any further progress"
