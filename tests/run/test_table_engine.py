@@ -121,6 +121,16 @@ def test_an_environment_that_can_be_saved_goes_on_exactly():
     assert (states[0].values[1:5].argmax(axis=1) == 1).sum() >= 3
 
 
+def test_nothing_is_learnt_across_an_episode_that_was_dropped():
+    engine = opened("n_step_sarsa", "gymnasium:FrozenLake-v1", seeds=[0], n=3)
+    (state,), _ = engine.advance(engine.start(), 2)
+    waiting = state.memory[3]
+    assert waiting[0] > 0
+    engine.restored([state])
+    assert waiting[0] == 0
+    assert state.place[2] == 0
+
+
 def test_a_killed_run_is_resumed_bit_for_bit(tmp_path):
     words = "train q_learning grid-world --discount 0.9 --steps 40_000_000 --seeds 2 --quiet --episodes 2"
     command = [sys.executable, "-c", "from bellmark.cli.main import main; main()", *words.split()]

@@ -271,7 +271,8 @@ class SteppedEngine(_Engine):
         for environment, state in zip(self.environments, states, strict=True):
             if self.restorable:
                 environment.set_state(state.environment)
-            else:
+            elif state.place[STATE] >= 0:
+                self.learner.forget_episode(state)
                 self.learner.first_action(self.problem, state, self._observed(environment.observations))
         return states
 

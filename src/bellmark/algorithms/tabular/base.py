@@ -60,7 +60,8 @@ class TableState(eqx.Module):
 class AbstractTableLearner(AbstractAlgorithm):
     """A learner whose knowledge is a table with a row per state.
 
-    Final classes give `begin`, `learn` and `loop` (kernels) and, where they need more than one table, `memory`.
+    Final classes give `begin`, `learn` and `loop` (kernels) and, where one table is not enough, `memory`, of which
+    the first `in_flight` arrays belong to the episode in flight.
     """
 
     begin: ClassVar[Any]
@@ -69,6 +70,7 @@ class AbstractTableLearner(AbstractAlgorithm):
     tabular: ClassVar[bool] = True
     predicts: ClassVar[bool] = False
     needs_ends: ClassVar[bool] = False
+    in_flight: ClassVar[int] = 0
     most_rows: ClassVar[int] = MOST_ROWS
 
     @abc.abstractmethod
@@ -150,6 +152,12 @@ class AbstractTableLearner(AbstractAlgorithm):
             state.memory,
         )
         return state, episode_metrics(tally)
+
+    def forget_episode(self, state: TableState) -> None:
+        """Drop the episode in flight, where its environment could not be put back: nothing is learnt across the gap."""
+        fresh = self.memory(state.problem)
+        for place in range(self.in_flight):
+            state.memory[place][...] = fresh[place]
 
     def first_action(self, problem: TableProblem, state: TableState, observed: int) -> int:
         """Begin an episode of a host environment in state `observed`; the action to take."""

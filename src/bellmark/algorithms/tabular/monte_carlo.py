@@ -87,6 +87,7 @@ class MonteCarloControl(AbstractControl):
     """On-policy Monte Carlo control: averages complete returns of the exploring policy, and improves that."""
 
     name: ClassVar[str] = "monte_carlo_control"
+    in_flight: ClassVar[int] = 5
     needs_ends: ClassVar[bool] = True
     begin: ClassVar[Any] = act
     learn: ClassVar[Any] = monte_carlo_control
@@ -179,6 +180,7 @@ class OffPolicyMonteCarlo(AbstractControl):
     """Off-policy Monte Carlo control: the greedy policy's returns, by importance sampling from an exploring one."""
 
     name: ClassVar[str] = "off_policy_monte_carlo"
+    in_flight: ClassVar[int] = 6
     needs_ends: ClassVar[bool] = True
     begin: ClassVar[Any] = act_and_remember
     learn: ClassVar[Any] = off_policy_monte_carlo
@@ -241,6 +243,7 @@ class MonteCarloPrediction(AbstractPrediction):
     """Monte Carlo prediction: the values of a given policy as averages of its returns."""
 
     name: ClassVar[str] = "monte_carlo_prediction"
+    in_flight: ClassVar[int] = 6
     needs_ends: ClassVar[bool] = True
     begin: ClassVar[Any] = act_as_given
     learn: ClassVar[Any] = monte_carlo_prediction

@@ -150,6 +150,7 @@ class QLambda(AbstractControl):
     """Watkins's Q(λ): Q-learning with eligibility traces, cut wherever the behaviour explores."""
 
     name: ClassVar[str] = "q_lambda"
+    in_flight: ClassVar[int] = 3
     begin: ClassVar[Any] = act
     learn: ClassVar[Any] = q_lambda
     loop: ClassVar[Any] = loop_around(act, q_lambda)

@@ -132,6 +132,7 @@ class NStepSarsa(AbstractControl):
     """n-step SARSA: n rewards before the bootstrap; n = 1 is SARSA, n = ∞ Monte Carlo."""
 
     name: ClassVar[str] = "n_step_sarsa"
+    in_flight: ClassVar[int] = 4
     begin: ClassVar[Any] = act
     learn: ClassVar[Any] = n_step_sarsa
     loop: ClassVar[Any] = loop_around(act, n_step_sarsa)
@@ -176,6 +177,7 @@ class SarsaLambda(AbstractControl):
     """SARSA(λ): SARSA with eligibility traces; λ = 0 is SARSA, λ = 1 close to Monte Carlo."""
 
     name: ClassVar[str] = "sarsa_lambda"
+    in_flight: ClassVar[int] = 3
     begin: ClassVar[Any] = act
     learn: ClassVar[Any] = sarsa_lambda
     loop: ClassVar[Any] = loop_around(act, sarsa_lambda)

@@ -105,6 +105,7 @@ class NStepTD(AbstractPrediction):
     """n-step TD: n rewards before the bootstrap; n = 1 is TD(0), n = ∞ Monte Carlo."""
 
     name: ClassVar[str] = "n_step_td"
+    in_flight: ClassVar[int] = 4
     begin: ClassVar[Any] = act_as_given
     learn: ClassVar[Any] = n_step_td
     loop: ClassVar[Any] = loop_around(act_as_given, n_step_td)
@@ -149,6 +150,7 @@ class TDLambda(AbstractPrediction):
     """TD(λ): TD with eligibility traces; λ = 0 is TD(0), λ = 1 close to Monte Carlo."""
 
     name: ClassVar[str] = "td_lambda"
+    in_flight: ClassVar[int] = 4
     begin: ClassVar[Any] = act_as_given
     learn: ClassVar[Any] = td_lambda
     loop: ClassVar[Any] = loop_around(act_as_given, td_lambda)
