@@ -20,7 +20,7 @@ from bellmark.run import checkpoint
 from bellmark.run.table_engine import open_tables
 from bellmark.run.yardstick import Yardstick
 
-TABULAR = [name for name, target in ALGORITHMS.items() if ".tabular." in target and ":Linear" not in target]
+TABULAR = [name for name, target in ALGORITHMS.items() if ".tabular." in target and ".linear:" not in target]
 CONFIG = {"steps": 600, "row_every": 40, "steps_per_iteration": 1}
 
 
