@@ -27,6 +27,9 @@ ALGORITHMS = {
     "dyna_q": "bellmark.algorithms.tabular.dyna:DynaQ",
     "dyna_q_plus": "bellmark.algorithms.tabular.dyna:DynaQPlus",
     "prioritised_sweeping": "bellmark.algorithms.tabular.dyna:PrioritisedSweeping",
+    "linear_sarsa": "bellmark.algorithms.tabular.linear:LinearSarsa",
+    "linear_q_learning": "bellmark.algorithms.tabular.linear:LinearQLearning",
+    "true_online_td": "bellmark.algorithms.tabular.linear:TrueOnlineTD",
 }
 """Name, as on the command line and in saved configurations, to `module:Class`."""
 

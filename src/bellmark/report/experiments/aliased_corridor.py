@@ -140,7 +140,7 @@ def draw(findings: Findings, path: Path) -> Path:
         right.set_xlim(0, learnt.position[-1])
         note(right, learnt.position[-1], 0.05, "REINFORCE, every seed and the mean", ha="right", color=COLOURS[2])
         note(right, learnt.position[-1], BEST_CHANCE, "best 2 − √2", xytext=(-2, 22), textcoords="offset points", ha="right")
-        ticks = np.linspace(0, learnt.position[-1], 5)
+        ticks = np.arange(0, learnt.position[-1], 200_000)
         right.set_xticks(ticks, [f"{tick / 1000:g}k" if tick else "0" for tick in ticks])
     return path
 

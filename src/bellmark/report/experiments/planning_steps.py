@@ -115,7 +115,7 @@ def draw(findings: Findings, path: Path) -> Path:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         names = {0: "no planning", 5: "5 planning steps", 50: "50 planning steps"}
-        places = ((12, COLOURS[6], (8, 6)), (4, COLOURS[4], (6, 4)), (2, COLOURS[0], (-1, -36)))
+        places = ((12, COLOURS[6], (8, 6)), (4, COLOURS[4], (6, 4)), (3, COLOURS[0], (-8, -27)))
         for n, (episode, colour, shift) in zip(PLANNING, places, strict=True):
             height = float(mean(findings.tables["lengths"].curves[_name(n)].T)[episode - 1])
             axes.annotate(names[n], (episode, height), xytext=shift, textcoords="offset points", color=colour)
