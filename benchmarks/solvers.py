@@ -244,7 +244,7 @@ def finish(rows: list[dict[str, Any]], peers: str, speed: float, measured: set[s
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
-        if row["model"] in measured:
+        if row["model"] in measured and ("failed" in row or "memory_peak" in row):
             print(line(row, speed))
 
 
@@ -260,7 +260,7 @@ def line(row: dict[str, Any], speed: float) -> str:
             f"{text}  beside {row['beside']}: {row['iterations']} iterations, proved {row['proved_error']:.1e}, "
             f"{read / 1e9:.1f} of {speed / 1e9:.1f} GB/s, solver's memory {extra:.2f} x the model, {row['method']}"
         )
-    peak = (row["memory_peak"] - row["memory_before"]) / 1e9
+    peak = (max(row["memory_peak"], row["memory_input_peak"]) - row["memory_before"]) / 1e9
     return (
         f"{text}  {row['ratio']:7.2f} x ours, input {row['input_seconds']:.2f} s, {peak:.2f} GB, "
         f"error {row['error']:.1e} (shifted {row['shifted_error']:.1e})"
