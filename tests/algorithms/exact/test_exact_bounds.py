@@ -30,15 +30,9 @@ def test_the_rational_optimum_is_between_the_bounds(seed):
     for method in METHODS:
         # As far as float64 goes: where rounding forbids 1e-14 the solver must end by itself and say so.
         for tolerance in (1.0, 1e-6, 1e-14):
-            if discount == 0.999999 and method in (
-                "gauss_seidel",
-                "prioritised",
-                "jacobi",
-                "q_value_iteration",
-            ):
-                solution = solve_by(method, mdp, discount, tolerance=tolerance, max_iterations=300)
-            else:
-                solution = solve_by(method, mdp, discount, tolerance=tolerance, max_iterations=20_000)
+            # (near γ = 1 plain sweeps would take minutes; they are stopped, and must be right all the same)
+            limit = 20_000 if discount <= 0.99 else 500
+            solution = solve_by(method, mdp, discount, tolerance=tolerance, max_iterations=limit)
             contains(solution, optimum)
             assert solution.converged == bool(np.all(solution.upper - solution.lower <= tolerance))
 
