@@ -1,6 +1,7 @@
 """Shapes are checked in every test, and what was compiled once is kept for the next run of the suite."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -38,3 +39,7 @@ def keep_compiled_programs() -> None:
 
 
 keep_compiled_programs()
+
+# A background job of a shell script ignores SIGINT, and so would a run that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -82,7 +82,7 @@ def test_extras_name_what_is_missing(monkeypatch):
 
 def test_extras_are_those_of_the_installed_package():
     found = doctor._requirements()
-    assert ("imageio", "imageio") in found["video"]
+    assert ("imageio-ffmpeg", "imageio-ffmpeg") in found["video"]
     assert ("gymnasium[mujoco]", "mujoco") in found["mujoco"]
     assert set(doctor.GIVES) <= set(found)
 
