@@ -43,7 +43,7 @@ def kernel(function: Callable[..., Any]) -> Any:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:
         pass
-    numba.config.CACHE_DIR = os.path.join(tempfile.gettempdir(), f"bellmark-numba-{os.getuid()}")
+    vars(numba.config)["CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"bellmark-numba-{os.getuid()}")
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:
@@ -174,7 +174,10 @@ def backup(
     start: int,
     stop: int,
 ) -> tuple[float, float, float, int]:
-    """One Jacobi sweep: out = T values, and the greedy policy (the first of equals).
+    """One Jacobi sweep: out = T values, and the greedy policy.
+
+    `policy` comes in as the actions taken before (negative: none): among equals, but for rounding, those stay, else the
+    first is taken. A policy that does not flicker saves work to whoever follows it.
 
     With a finite `margin`, actions worse than the best by more than that leave the lists.
     Returns the smallest and largest out − values over non-terminal states, the largest |out|, and how many
@@ -191,6 +194,8 @@ def backup(
             continue
         best = -np.inf
         choice = -1
+        before = policy[s]
+        worth = -np.inf
         for k in range(n):
             a = actions[s, k]
             pair = s * num_actions + a
@@ -205,9 +210,13 @@ def backup(
                 total += continuation[i] * values[np.uint32(successors[i])]
             total = rewards[s, a] + discount * total
             q[k] = total
+            if a == before:
+                worth = total
             if total > best:
                 best = total
                 choice = a
+        if worth >= best - 1e-14 * abs(best):
+            choice = before
         if n > 1 and margin < np.inf:
             kept = 0
             for k in range(n):

@@ -139,7 +139,7 @@ def _endless(mdp: FiniteMDP, matrix: csr_array, rewards: Float) -> NDArray[np.bo
     if len(earning) > 0:
         state = int(earning[0])
         raise BadInput(
-            f"discount 1 is not well posed for this policy: from state {mdp.states[state]!r} it never ends, and it earns "
-            f"{rewards[state]:g} there; allowed: a discount below 1, or a policy that is certain to end"
+            f"discount 1 is not well posed for this policy: from state {mdp.states[state]!r} it never ends, and it "
+            f"earns {rewards[state]:g} there; allowed: a discount below 1, or a policy that is certain to end"
         )
     return endless
