@@ -10,9 +10,9 @@
     δ = R + γ v(S′) − v(S),  v = v(S) = wᵀx,  v_old ← v(S′) before the update
 
 The target is not differentiated: these are not gradients of any error, but on-policy they converge near the best
-approximation (J. N. Tsitsiklis, B. Van Roy, 1997; for control nothing is guaranteed, and with Q-learning the weights can
-diverge: section 11.2). True online TD(λ) computes at every step exactly the weights that the online λ-return algorithm,
-which looks ahead, would have (H. van Seijen et al., "True online temporal-difference learning", 2016).
+approximation (J. N. Tsitsiklis, B. Van Roy, 1997); for control nothing is guaranteed, and with Q-learning the weights
+can diverge (section 11.2). True online TD(λ) computes at every step exactly the weights that the online λ-return
+algorithm, which looks ahead, would have (H. van Seijen et al., "True online temporal-difference learning", 2016).
 
 At termination nothing is bootstrapped; at truncation the target is, and the trace ends.
 
@@ -44,7 +44,7 @@ from .kernels import inlined, learner_kernel
 from .linear_policy import LinearPolicy
 from .loop import CLOCK, loop_around
 from .problem import TableProblem
-from .settings import Settings
+from .settings import Settings, settings_of
 from .tile_coding import Tiling, active_tiles, find_tiles
 from .traces import NEGLIGIBLE
 
@@ -243,7 +243,6 @@ class AbstractLinear(AbstractAlgorithm):
 
     # one driver for both: there is nothing in these that knows what a row of `values` stands for
     steps_per_iteration = AbstractTableLearner.steps_per_iteration
-    settings = AbstractTableLearner.settings
     step = AbstractTableLearner.step
     first_action = AbstractTableLearner.first_action
     observe = AbstractTableLearner.observe
@@ -264,6 +263,9 @@ class AbstractLinear(AbstractAlgorithm):
     @abc.abstractmethod
     def randomly(self, state: TableState) -> tuple[float, float]:
         """(ε, temperature) of the policy that acts now."""
+
+    def settings(self, problem: TableProblem) -> Settings:
+        return settings_of(self, problem.budget, problem.time_limit)
 
     @property
     def bins(self) -> tuple[int, ...]:
@@ -298,7 +300,8 @@ class AbstractLinear(AbstractAlgorithm):
         """The state of the seed `key`, a whole number, before its first step."""
         if len(problem.available) > 0 and not problem.available[~problem.terminal].all():
             raise BadInput(
-                f"{self.name} needs every action in every state; in this model some are missing, and q_learning, sarsa and "
+                f"{self.name} needs every action in every state; in this model some are missing, and "
+                f"q_learning, sarsa and "
                 "their relatives know which"
             )
         tilings = self.tilings  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ CLOSE = 0.1
 
 
 def worth(chance: float) -> float:
-    """v(p) of the start, undiscounted, by exact evaluation: the policy that goes right with probability p everywhere."""
+    """v(p) of the start, exact and undiscounted, of the policy that goes right with probability p everywhere."""
     mdp = short_corridor()
     policy = np.tile([1.0 - chance, chance], (mdp.num_states, 1)) * ~mdp.terminal[:, None]
     return float(mdp.initial_distribution @ evaluate_policy(mdp, policy, 1.0))
@@ -37,7 +37,9 @@ def measure(seeds: Sequence[int]) -> Findings:
     learnt = _learn(seeds)
     steps = np.arange(ITERATIONS + 1.0) * ENVIRONMENTS * LENGTH
     tables = {
-        "policies": Table("probability of right", CHANCES, "value", {"exact": np.tile(values, (len(seeds), 1))}),
+        "policies": Table(
+            "probability of right", CHANCES, "value", {"exact": np.tile(values, (len(seeds), 1))}
+        ),
         "learnt": Table("environment steps", steps, "probability of right", {"REINFORCE": learnt}),
     }
     exact = {
@@ -85,21 +87,29 @@ def _learn(seeds: Sequence[int]) -> Float:
 
 def judge(findings: Findings) -> Verdict:
     exact, values = findings.exact, findings.tables["policies"].curves["exact"][0]
-    left, right, best = (exact[name] for name in ("always left, ε-greedy", "always right, ε-greedy", "best stochastic"))
+    left, right, best = (
+        exact[name] for name in ("always left, ε-greedy", "always right, ε-greedy", "best stochastic")
+    )
     learnt = findings.tables["learnt"].curves["REINFORCE"][:, -LAST:].mean(axis=1)
     close = float(np.mean(np.abs(learnt - BEST_CHANCE) < CLOSE))
     parts = {
-        "the best probability is 2 − √2": abs(CHANCES[np.argmax(values)] - BEST_CHANCE) < CHANCES[1] - CHANCES[0],
+        "the best probability is 2 − √2": abs(CHANCES[np.argmax(values)] - BEST_CHANCE)
+        < CHANCES[1] - CHANCES[0],
         "its value is −(6 + 4√2)": abs(best - BEST) < 1e-6,
         "both ε-greedy deterministic policies are worth less": max(left, right) < best,
         "REINFORCE comes near it for nine seeds in ten": close >= 0.9,
     }
     figures = (
-        f"ε-greedy with ε = 0.1, going left is worth {left:.2f} and going right {right:.2f}; the best stochastic policy goes "
-        f"right with probability {BEST_CHANCE:.4f} and is worth {best:.3f}; REINFORCE, "
-        f"over its last {LAST} iterations, lies within {CLOSE} of that for {100 * close:.0f} % of the seeds, at "
-        f"{average(learnt):.3f} on average"
-    ).replace("-", "−").replace("ε−greedy", "ε-greedy")
+        (
+            f"ε-greedy with ε = 0.1, going left is worth {left:.2f} and going right {right:.2f}; the "
+            f"best stochastic policy goes "
+            f"right with probability {BEST_CHANCE:.4f} and is worth {best:.3f}; REINFORCE, "
+            f"over its last {LAST} iterations, lies within {CLOSE} of that for {100 * close:.0f} % of the seeds, at "
+            f"{average(learnt):.3f} on average"
+        )
+        .replace("-", "−")
+        .replace("ε−greedy", "ε-greedy")
+    )
     return verdict(parts, figures)
 
 
@@ -109,7 +119,8 @@ def draw(findings: Findings, path: Path) -> Path:
     with Sheet(
         path,
         "The aliased corridor: the best policy is a coin",
-        f"three states that look alike, left and right swapped in the second; exact values; REINFORCE: {len(findings.seeds)} seeds",
+        f"three states that look alike, left and right swapped in the second; exact values; REINFORCE: "
+        f"{len(findings.seeds)} seeds",
         panels=(1.25, 1.0),
         size=(10.0, 4.2),
         right=0.975,
@@ -125,21 +136,53 @@ def draw(findings: Findings, path: Path) -> Path:
         left.set_ylabel("value of the start")
         dots = (
             (EPSILON / 2, exact["always left, ε-greedy"], "left, ε-greedy", (10, -3), "left", COLOURS[1]),
-            (1 - EPSILON / 2, exact["always right, ε-greedy"], "right, ε-greedy", (-12, -6), "right", COLOURS[1]),
+            (
+                1 - EPSILON / 2,
+                exact["always right, ε-greedy"],
+                "right, ε-greedy",
+                (-12, -6),
+                "right",
+                COLOURS[1],
+            ),
             (BEST_CHANCE, exact["best stochastic"], "best: 2 − √2 ≈ 0.586", (0, 9), "center", INK),
         )
         for x, y, words, shift, side, colour in dots:
             left.plot(x, y, "o", color=colour, markersize=7, markeredgecolor="white", zorder=6)
             text = f"{words}, {number(y)}"
-            note(left, x, y, text, xytext=shift, textcoords="offset points", ha=side, color=colour, fontsize=9.5)
+            note(
+                left,
+                x,
+                y,
+                text,
+                xytext=shift,
+                textcoords="offset points",
+                ha=side,
+                color=colour,
+                fontsize=9.5,
+            )
         note(left, 0.5, -96, "deterministic: never arrives, at either end", ha="center")
         right.plot(learnt.position, learnt.curves["REINFORCE"].T, color=COLOURS[2], alpha=0.3, linewidth=0.8)
         curves(right, learnt, colours={"REINFORCE": COLOURS[2]}, labels=False)
         right.axhline(BEST_CHANCE, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
         right.set_ylim(0, 1)
         right.set_xlim(0, learnt.position[-1])
-        note(right, learnt.position[-1], 0.05, "REINFORCE, every seed and the mean", ha="right", color=COLOURS[2])
-        note(right, learnt.position[-1], BEST_CHANCE, "best 2 − √2", xytext=(-2, 22), textcoords="offset points", ha="right")
+        note(
+            right,
+            learnt.position[-1],
+            0.05,
+            "REINFORCE, every seed and the mean",
+            ha="right",
+            color=COLOURS[2],
+        )
+        note(
+            right,
+            learnt.position[-1],
+            BEST_CHANCE,
+            "best 2 − √2",
+            xytext=(-2, 22),
+            textcoords="offset points",
+            ha="right",
+        )
         ticks = np.arange(0, learnt.position[-1], 200_000)
         right.set_xticks(ticks, [f"{tick / 1000:g}k" if tick else "0" for tick in ticks])
     return path
@@ -149,13 +192,17 @@ EXPERIMENT = Experiment(
     name="aliased-corridor",
     title="The aliased corridor: the best policy is a coin",
     about=(
-        "Three states look alike, and in the second of them left and right are swapped. Any deterministic policy walks to and "
-        "fro for ever, and acting ε-greedily around one hardly helps; the best that can be done is to toss a coin. A method "
+        "Three states look alike, and in the second of them left and right are swapped. Any "
+        "deterministic policy walks to and "
+        "fro for ever, and acting ε-greedily around one hardly helps; the best that can be done is to "
+        "toss a coin. A method "
         "that learns action values can only be greedy towards one action; a policy gradient finds the coin."
     ),
     claim=(
-        "The best policy goes right with probability 2 − √2 ≈ 0.586 and is worth −(6 + 4√2) ≈ −11.657; ε-greedy around either "
-        "deterministic policy is worth less; REINFORCE, which starts at 0.1, comes within 0.1 of the best for nine seeds in ten."
+        "The best policy goes right with probability 2 − √2 ≈ 0.586 and is worth −(6 + 4√2) ≈ −11.657; "
+        "ε-greedy around either "
+        "deterministic policy is worth less; REINFORCE, which starts at 0.1, comes within 0.1 of the "
+        "best for nine seeds in ten."
     ),
     source="Sutton & Barto, 2nd ed., example 13.1, exercise 13.1",
     seeds=10,

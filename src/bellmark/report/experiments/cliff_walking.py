@@ -74,8 +74,10 @@ def judge(findings: Findings) -> Verdict:
     }
     figures = (
         f"over the last {LAST} of {EPISODES} episodes SARSA collects {number(average(late['SARSA']))} per episode and "
-        f"Q-learning {number(average(late['Q-learning']))}; Q-learning's greedy path is the optimal one, worth −13, for "
-        f"{100 * optimal:.0f} % of the seeds; of SARSA's path {number(average(along['SARSA']))} cells lie at the edge, of "
+        f"Q-learning {number(average(late['Q-learning']))}; Q-learning's greedy path is the optimal one, "
+        f"worth −13, for "
+        f"{100 * optimal:.0f} % of the seeds; of SARSA's path {number(average(along['SARSA']))} cells "
+        f"lie at the edge, of "
         f"Q-learning's {number(average(along['Q-learning']))}"
     )
     return verdict(parts, figures)
@@ -100,7 +102,8 @@ def draw(findings: Findings, path: Path) -> Path:
     with Sheet(
         path,
         "Cliff walking: the safe path and the optimal one",
-        f"ε = 0.1, α = 0.5, undiscounted; {seeds} seeds: mean with 95 % band, over 10 episodes; right: greedy paths at the end",
+        f"ε = 0.1, α = 0.5, undiscounted; {seeds} seeds: mean with 95 % band, over 10 episodes; right: "
+        f"greedy paths at the end",
         panels=(1.0, 1.12),
         size=(10.0, 4.2),
         right=0.985,
@@ -147,7 +150,9 @@ def _draw_map(axes: Any, routes: Float, colour: str) -> None:
         axes.plot([x1, x2], [y1, y2], color=tinted(colour, 0.3 + 0.6 * part), linewidth=0.8 + 6 * part)
     for state, mark in ((START, "S"), (GOAL, "G")):
         row, column = divmod(state, COLUMNS)
-        axes.text(column, row + 0.02, mark, ha="center", va="center", fontsize=11, fontweight="bold", color=INK)
+        axes.text(
+            column, row + 0.02, mark, ha="center", va="center", fontsize=11, fontweight="bold", color=INK
+        )
     axes.set_xlim(-0.5, COLUMNS - 0.5)
     axes.set_ylim(ROWS - 0.5, -0.5)
     axes.set_aspect("equal", anchor="W")
@@ -162,13 +167,16 @@ EXPERIMENT = Experiment(
     name="cliff-walking",
     title="Cliff walking: the safe path and the optimal one",
     about=(
-        "The shortest way home runs along a cliff. Q-learning learns the value of the best path whatever it does on the "
+        "The shortest way home runs along a cliff. Q-learning learns the value of the best path "
+        "whatever it does on the "
         "way, walks at the edge, and falls whenever it explores there; SARSA learns the value of what it really does, "
-        "exploring included, and keeps a distance. So the learner with the better policy has the worse returns while it "
+        "exploring included, and keeps a distance. So the learner with the better policy has the worse "
+        "returns while it "
         "learns."
     ),
     claim=(
-        "With ε = 0.1 throughout, Q-learning's greedy path becomes the optimal one along the edge, SARSA's keeps away from "
+        "With ε = 0.1 throughout, Q-learning's greedy path becomes the optimal one along the edge, "
+        "SARSA's keeps away from "
         "it, and SARSA's return while learning is higher."
     ),
     source="Sutton & Barto, 2nd ed., example 6.6",

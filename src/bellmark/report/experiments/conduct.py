@@ -1,8 +1,8 @@
 """Carry out an experiment and keep everything: the picture, the raw figures, and the verdict.
 
-    picture.png      what it shows
-    <table>.csv      every figure of every seed: curve, seed, position, measured
-    result.json      claim, verdict, exact numbers, seeds, seconds, versions
+picture.png      what it shows
+<table>.csv      every figure of every seed: curve, seed, position, measured
+result.json      claim, verdict, exact numbers, seeds, seconds, versions
 """
 
 import csv
@@ -41,7 +41,8 @@ def conduct(experiment: Experiment, seeds: Sequence[int], directory: Path) -> Ou
     """Measure, judge, draw, write. **Raises** `BadInput` for fewer seeds than anything can be said from."""
     if len(seeds) < experiment.least:
         raise BadInput(
-            f"seeds is {len(seeds)}; {experiment.name} compares means over seeds: at least {experiment.least} are allowed"
+            f"seeds is {len(seeds)}; {experiment.name} compares means over seeds: at least "
+            f"{experiment.least} are allowed"
         )
     began = time.perf_counter()
     findings = experiment.measure(seeds)

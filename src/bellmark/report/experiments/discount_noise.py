@@ -21,10 +21,21 @@ from .drawing import COLOURS, INK, Sheet, tinted
 
 DISCOUNTS, NOISES = np.linspace(0.02, 0.98, 49), np.linspace(0.0, 0.6, 41)
 NEAR_RISKY, NEAR_SAFE, FAR_RISKY, FAR_SAFE, NOWHERE = range(5)
-NAMES = ("near exit, risky path", "near exit, safe path", "far exit, risky path", "far exit, safe path", "no exit")
+NAMES = (
+    "near exit, risky path",
+    "near exit, safe path",
+    "far exit, risky path",
+    "far exit, safe path",
+    "no exit",
+)
 CORNERS = {(0.1, 0.0): NEAR_RISKY, (0.1, 0.5): NEAR_SAFE, (0.9, 0.0): FAR_RISKY, (0.9, 0.5): FAR_SAFE}
 PALETTE = (COLOURS[5], COLOURS[2], COLOURS[1], COLOURS[0], COLOURS[6])
-ENTRANCES = {NEAR_RISKY: ((3, 2), (2, 2)), NEAR_SAFE: ((1, 2), (2, 2)), FAR_RISKY: ((3, 4), (2, 4)), FAR_SAFE: ((1, 4), (2, 4))}
+ENTRANCES = {
+    NEAR_RISKY: ((3, 2), (2, 2)),
+    NEAR_SAFE: ((1, 2), (2, 2)),
+    FAR_RISKY: ((3, 4), (2, 4)),
+    FAR_SAFE: ((1, 4), (2, 4)),
+}
 """The last step of each route, from a cell into an exit: from below the path lies between the chasms."""
 RARE = 1e-3
 
@@ -38,7 +49,9 @@ def best_route(discount: float, noise: float) -> tuple[int, FiniteMDP, Any]:
     chain = chain.toarray()
     # an episode that would never end is cut after about a million steps
     visits = np.linalg.solve(np.eye(mdp.num_states) - (1 - 1e-6) * chain.T, mdp.initial_distribution)
-    flow = [visits[mdp.index(cell)] * chain[mdp.index(cell), mdp.index(end)] for cell, end in ENTRANCES.values()]
+    flow = [
+        visits[mdp.index(cell)] * chain[mdp.index(cell), mdp.index(end)] for cell, end in ENTRANCES.values()
+    ]
     kind = int(np.argmax(flow)) if max(flow) > RARE else NOWHERE
     return kind, mdp, solution
 
@@ -58,12 +71,17 @@ def judge(findings: Findings) -> Verdict:
     routes = grid(findings)
     share = [100.0 * float(np.mean(routes == kind)) for kind in range(5)]
     parts = {
-        f"at γ = {g:g} and noise {n:g} the {NAMES[kind]} is best": found[g, n] == kind for (g, n), kind in CORNERS.items()
+        f"at γ = {g:g} and noise {n:g} the {NAMES[kind]} is best": found[g, n] == kind
+        for (g, n), kind in CORNERS.items()
     }
-    figures = ", ".join(
-        f"γ = {g:g} with noise {n:g} makes the {NAMES[kind]} best" for (g, n), kind in found.items()
-    ) + "; of the whole plane " + ", ".join(
-        f"{part:.0f} % belong to the {name}" for name, part in zip(NAMES, share, strict=True) if part
+    figures = (
+        ", ".join(
+            f"γ = {g:g} with noise {n:g} makes the {NAMES[kind]} best" for (g, n), kind in found.items()
+        )
+        + "; of the whole plane "
+        + ", ".join(
+            f"{part:.0f} % belong to the {name}" for name, part in zip(NAMES, share, strict=True) if part
+        )
     )
     return verdict(parts, figures)
 
@@ -80,7 +98,8 @@ def draw(findings: Findings, path: Path) -> Path:
     with Sheet(
         path,
         "Discount and noise decide where to go",
-        f"exact optimal policies of the two-exits world at {codes.size:,} points; right: the four corners, with their routes",
+        f"exact optimal policies of the two-exits world at {codes.size:,} points; right: the four "
+        f"corners, with their routes",
         panels=(1.0, 1.0),
         size=(10.0, 4.9),
         right=0.985,
@@ -102,7 +121,9 @@ def draw(findings: Findings, path: Path) -> Path:
                 continue
             words, middle = NAMES[kind].replace(", ", ",\n"), DISCOUNTS[rows].mean()
             if np.ptp(NOISES[columns]) > 0.15:
-                left.text(NOISES[columns].mean(), middle, words, ha="center", va="center", fontsize=9, color=INK)
+                left.text(
+                    NOISES[columns].mean(), middle, words, ha="center", va="center", fontsize=9, color=INK
+                )
                 continue
             left.annotate(
                 words,
@@ -116,10 +137,24 @@ def draw(findings: Findings, path: Path) -> Path:
         right.set_axis_off()
         box = right.get_position()
         for discount, noise in CORNERS:
-            left.plot(noise, discount, "o", color=INK, markersize=6, markeredgecolor="white", clip_on=False, zorder=6)
+            left.plot(
+                noise,
+                discount,
+                "o",
+                color=INK,
+                markersize=6,
+                markeredgecolor="white",
+                clip_on=False,
+                zorder=6,
+            )
             across, up = int(noise > 0), int(discount > 0.5)
             width, height = 0.5 * box.width, 0.5 * (box.height + 0.045)
-            spot = (box.x0 + across * width + 0.012, box.y0 + up * height - 0.02, width - 0.02, height - 0.065)
+            spot = (
+                box.x0 + across * width + 0.012,
+                box.y0 + up * height - 0.02,
+                width - 0.02,
+                height - 0.065,
+            )
             axes = sheet.figure.add_axes(spot)
             _, mdp, solution = best_route(discount, noise)
             draw_values(axes, mdp, solution.values, solution.policy, numbers=False)
@@ -138,7 +173,8 @@ EXPERIMENT = Experiment(
         "point is solved exactly; nothing is learnt and no seed is drawn."
     ),
     claim=(
-        "γ = 0.1 chooses the near exit and γ = 0.9 the far one; noise 0 chooses the risky path and noise 0.5 the safe one."
+        "γ = 0.1 chooses the near exit and γ = 0.9 the far one; noise 0 chooses the risky path and "
+        "noise 0.5 the safe one."
     ),
     source="after the discount grid of Berkeley's CS188; ours",
     seeds=1,

@@ -1,4 +1,4 @@
-"""Pictures of experiments, in the style of `report.plots`: curves of many seeds with their bands, named where they end."""
+"""Pictures of experiments, in the style of `report.plots`: curves of many seeds with bands, named where they end."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,9 +105,11 @@ def level(
     until: float | None = None,
     colour: str = GREY,
 ) -> None:
-    """A dashed line at an exact value, up to `until` where labels stand beyond, with its name `at` a share of the axis."""
+    """A dashed line at an exact value, up to `until` if labels stand beyond; its name `at` a share of the axis."""
     right = axes.get_xlim()[1] if until is None else until
-    axes.plot([axes.get_xlim()[0], right], [height] * 2, color=colour, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+    axes.plot(
+        [axes.get_xlim()[0], right], [height] * 2, color=colour, linewidth=1, linestyle=(0, (4, 3)), zorder=1
+    )
     axes.annotate(
         text,
         (at, height),

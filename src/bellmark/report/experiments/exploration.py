@@ -55,7 +55,10 @@ def measure(seeds: Sequence[int]) -> Findings:
         seeds,
         {
             name: Table(
-                "environment steps", STEPS, f"{name}, % of the optimum", {label: seen[label][place] for label in seen}
+                "environment steps",
+                STEPS,
+                f"{name}, % of the optimum",
+                {label: seen[label][place] for label in seen},
             )
             for place, name in enumerate(("behaviour", "greedy"))
         },
@@ -70,9 +73,13 @@ def judge(findings: Findings) -> Verdict:
     best = max(DITHERING, key=lambda label: average(over_all[label]))
     parts = {
         "constant ε misses the far bank for most seeds": bool(np.mean(last[CONSTANT] < 50.0) > 0.5),
-        "a decay from 1 finds it more often": all(above(last[label], last[CONSTANT]) for label in DITHERING[1:]),
+        "a decay from 1 finds it more often": all(
+            above(last[label], last[CONSTANT]) for label in DITHERING[1:]
+        ),
         **{
-            f"{label} does better along the way than any schedule of ε": above(over_all[label], over_all[best])
+            f"{label} does better along the way than any schedule of ε": above(
+                over_all[label], over_all[best]
+            )
             for label in DIRECTED
         },
     }
@@ -109,14 +116,20 @@ EXPERIMENT = Experiment(
     name="exploration",
     title="Exploration: who finds the reward against the current?",
     about=(
-        "In RiverSwim a small reward lies downstream and one two hundred times larger upstream, which only a long run of "
-        "strokes against the current reaches. ε-greedy finds it by luck, and settles for the small one meanwhile; optimism and "
-        "upper confidence bounds go where they know little, on purpose. Softmax, whose temperature happens to suit these "
-        "rewards, is not part of the claim: that directed exploration beats it, too, was our first claim, and it failed."
+        "In RiverSwim a small reward lies downstream and one two hundred times larger upstream, which "
+        "only a long run of "
+        "strokes against the current reaches. ε-greedy finds it by luck, and settles for the small one "
+        "meanwhile; optimism and "
+        "upper confidence bounds go where they know little, on purpose. Softmax, whose temperature "
+        "happens to suit these "
+        "rewards, is not part of the claim: that directed exploration beats it, too, was our first "
+        "claim, and it failed."
     ),
     claim=(
-        "Constant ε = 0.1 misses the far bank within 40,000 steps for most seeds; an ε that decays from 1 finds it more "
-        "often; with an optimistic start or upper confidence bounds the acting policy is worth more over the run than with "
+        "Constant ε = 0.1 misses the far bank within 40,000 steps for most seeds; an ε that decays from "
+        "1 finds it more "
+        "often; with an optimistic start or upper confidence bounds the acting policy is worth more "
+        "over the run than with "
         "any schedule of ε."
     ),
     source="Strehl & Littman, 2008; Sutton & Barto, 2nd ed., chapter 2",

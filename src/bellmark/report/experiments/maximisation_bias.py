@@ -44,7 +44,9 @@ def left_or_right() -> FiniteMDP:
 
     def outcomes(state: str, action: str) -> Iterator[Transition]:
         if state == "B":
-            yield from ((chance, "end", reward, True) for chance, reward in zip(chances, rewards, strict=True))
+            yield from (
+                (chance, "end", reward, True) for chance, reward in zip(chances, rewards, strict=True)
+            )
         elif action == "left":
             yield 1.0, "B", 0.0, False
         else:
@@ -61,7 +63,9 @@ def measure(seeds: Sequence[int]) -> Findings:
         for label, learner in LEARNERS.items()
     }
     position = np.arange(1.0, EPISODES + 1)
-    return Findings(seeds, {"left": Table("episode", position, "left from A, %", left)}, {"optimal": 100.0 * OPTIMAL})
+    return Findings(
+        seeds, {"left": Table("episode", position, "left from A, %", left)}, {"optimal": 100.0 * OPTIMAL}
+    )
 
 
 def judge(findings: Findings) -> Verdict:
@@ -71,13 +75,17 @@ def judge(findings: Findings) -> Verdict:
     half = np.full(len(findings.seeds), 50.0)
     parts = {
         "Q-learning prefers left early": above(early["Q-learning"], half),
-        "double Q-learning goes left less often early": above(early["Q-learning"], early["double Q-learning"]),
+        "double Q-learning goes left less often early": above(
+            early["Q-learning"], early["double Q-learning"]
+        ),
         "and late": above(late["Q-learning"], late["double Q-learning"]),
     }
     figures = (
-        f"over the first {EARLY} episodes Q-learning goes left {average(early['Q-learning']):.0f} % of the time and double "
+        f"over the first {EARLY} episodes Q-learning goes left {average(early['Q-learning']):.0f} % of "
+        f"the time and double "
         f"Q-learning {average(early['double Q-learning']):.0f} %; over the last {LAST} of {EPISODES} it is "
-        f"{average(late['Q-learning']):.1f} % and {average(late['double Q-learning']):.1f} %, where {100 * OPTIMAL:.0f} % is "
+        f"{average(late['Q-learning']):.1f} % and {average(late['double Q-learning']):.1f} %, where "
+        f"{100 * OPTIMAL:.0f} % is "
         "optimal at ε = 0.1"
     )
     return verdict(parts, figures)
@@ -124,7 +132,8 @@ EXPERIMENT = Experiment(
     name="maximisation-bias",
     title="Maximisation bias and double Q-learning",
     about=(
-        "Left of the start ten actions pay noise around −0.1, right pays 0: right is better. But the largest of ten noisy "
+        "Left of the start ten actions pay noise around −0.1, right pays 0: right is better. But the "
+        "largest of ten noisy "
         "estimates is above 0 for long, and Q-learning, whose target is that maximum, goes left far too often. Double "
         "Q-learning chooses with one table and values with the other, whose noise is independent."
     ),

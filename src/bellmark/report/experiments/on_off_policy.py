@@ -69,7 +69,7 @@ def _worth(learner: AbstractTableLearner, state: TableState) -> list[float]:
 
 
 def exact_answers(mdp: FiniteMDP) -> tuple[Float, Float]:
-    """For every ε, from the start: the best that any ε-soft policy can do, and what the optimal policy is worth with ε."""
+    """For every ε: what the best ε-soft policy is worth from the start, and what the optimal one, acting with ε."""
     best, optimal = [], []
     shares = mdp.available / np.maximum(mdp.available.sum(axis=1, keepdims=True), 1)
     policy = np.eye(mdp.num_actions)[solve(mdp, DISCOUNT, tolerance=1e-10).policy] * (shares > 0)
@@ -107,15 +107,19 @@ def judge(findings: Findings) -> Verdict:
         "SARSA comes to the best ε-soft policy at every ε": bool(found.all()),
         "Q-learning's greedy policy is optimal at every ε": bool((crosses > 0.5).all()),
         "from ε = 0.05 on SARSA's acting policy is worth more": all(
-            above(acting["SARSA"][:, place], acting["Q-learning"][:, place]) for place in np.flatnonzero(large)
+            above(acting["SARSA"][:, place], acting["Q-learning"][:, place])
+            for place in np.flatnonzero(large)
         ),
     }
     worst = int(np.argmax(off))
     at = int(np.flatnonzero(EPSILONS == 0.1)[0])
     figures = (
-        f"at ε = 0.1 SARSA's acting policy is worth {number(average(acting['SARSA'][:, at]))} (the best possible with that ε "
-        f"is {number(float(best[at]))}) and Q-learning's {number(average(acting['Q-learning'][:, at]))}, while its greedy "
-        f"policy is worth {number(average(greedy['Q-learning'][:, at]))} of {number(optimum)}; SARSA is furthest from the "
+        f"at ε = 0.1 SARSA's acting policy is worth {number(average(acting['SARSA'][:, at]))} (the best "
+        f"possible with that ε "
+        f"is {number(float(best[at]))}) and Q-learning's {number(average(acting['Q-learning'][:, at]))}, "
+        f"while its greedy "
+        f"policy is worth {number(average(greedy['Q-learning'][:, at]))} of {number(optimum)}; SARSA is "
+        f"furthest from the "
         f"best ε-soft policy at ε = {EPSILONS[worst]:g}, by {number(float(off[worst]))}"
     )
     return verdict(parts, figures)
@@ -126,7 +130,8 @@ def draw(findings: Findings, path: Path) -> Path:
     with Sheet(
         path,
         "On-policy and off-policy, each held to its exact answer",
-        f"the bridge over the chasm, γ = 0.9, {STEPS:,} steps; {len(findings.seeds)} seeds: mean with 95 % band; lines: exact",
+        f"the bridge over the chasm, γ = 0.9, {STEPS:,} steps; {len(findings.seeds)} seeds: mean with 95 "
+        f"% band; lines: exact",
         panels=(1.0, 1.0),
         size=(10.0, 4.3),
         right=0.9,
@@ -145,7 +150,14 @@ def draw(findings: Findings, path: Path) -> Path:
             axes.set_title(words, loc="left", fontsize=10, color="#1F2933")
             axes.set_ylabel("value of the start" if axes is left else "")
         for name, colour in ((BEST, COLOURS[0]), (OPTIMAL, COLOURS[1])):
-            left.plot(EPSILONS, _exact(findings, name), color="#1F2933", linewidth=1, linestyle=(0, (4, 3)), zorder=5)
+            left.plot(
+                EPSILONS,
+                _exact(findings, name),
+                color="#1F2933",
+                linewidth=1,
+                linestyle=(0, (4, 3)),
+                zorder=5,
+            )
             place = 6 if name == BEST else 7
             note(
                 left,
@@ -159,7 +171,13 @@ def draw(findings: Findings, path: Path) -> Path:
             )
         right.set_ylim(0, 6.6)
         note(
-            right, 0.3, findings.exact["optimum"], "exact optimum", xytext=(0, 7), textcoords="offset points", ha="right"
+            right,
+            0.3,
+            findings.exact["optimum"],
+            "exact optimum",
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="right",
         )
     return path
 
@@ -168,12 +186,15 @@ EXPERIMENT = Experiment(
     name="on-off-policy",
     title="On-policy and off-policy, each held to its exact answer",
     about=(
-        "A bridge over a chasm leads to 10; on the near side there is 1. SARSA learns the value of the policy that explores, "
-        "so the answer that it should find is the best of all ε-soft policies, which model and ε give exactly; Q-learning "
+        "A bridge over a chasm leads to 10; on the near side there is 1. SARSA learns the value of the "
+        "policy that explores, "
+        "so the answer that it should find is the best of all ε-soft policies, which model and ε give "
+        "exactly; Q-learning "
         "learns the optimum, which ignores exploring, and pays for that while it explores."
     ),
     claim=(
-        "At every ε SARSA's acting policy comes within 0.5 of the exact best ε-soft policy and Q-learning's greedy policy is optimal; "
+        "At every ε SARSA's acting policy comes within 0.5 of the exact best ε-soft policy and "
+        "Q-learning's greedy policy is optimal; "
         "from ε = 0.05 on SARSA's acting policy is worth more than Q-learning's."
     ),
     source="Sutton & Barto, 2nd ed., sections 5.4, 6.4 and 6.5",

@@ -84,7 +84,8 @@ def judge(findings: Findings) -> Verdict:
         for name in lengths
     ]
     figures = (
-        f"mean lengths stay below {SETTLED} times the exact length of the optimal policy's episodes with ε = 0.1, which is "
+        f"mean lengths stay below {SETTLED} times the exact length of the optimal policy's episodes with "
+        f"ε = 0.1, which is "
         f"{number(exact)} steps, with " + "; with ".join(texts)
     )
     return verdict(parts, figures)
@@ -127,12 +128,15 @@ EXPERIMENT = Experiment(
     name="planning-steps",
     title="Dyna: planning in the place of experience",
     about=(
-        "Dyna-Q remembers what each step led to and replays remembered steps between real ones. In a world without chance "
-        "that memory is an exact model, so every walk through the maze is used many times, and the goal's value spreads "
+        "Dyna-Q remembers what each step led to and replays remembered steps between real ones. In a "
+        "world without chance "
+        "that memory is an exact model, so every walk through the maze is used many times, and the "
+        "goal's value spreads "
         "through the whole of what is known before the second walk is over."
     ),
     claim=(
-        "With 50 planning steps the walks are near-optimal within 5 episodes, with 5 within 10, without planning after 15 at "
+        "With 50 planning steps the walks are near-optimal within 5 episodes, with 5 within 10, without "
+        "planning after 15 at "
         "the earliest; and each needs less experience than the one with less planning."
     ),
     source="Sutton & Barto, 2nd ed., example 8.1, figure 8.2",

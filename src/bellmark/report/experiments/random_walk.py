@@ -75,7 +75,8 @@ def draw(findings: Findings, path: Path) -> Path:
     with Sheet(
         path,
         "Between TD and Monte Carlo on the random walk",
-        f"19 states; RMS error of the values, mean of the first {EPISODES} episodes and of {len(findings.seeds)} seeds; at the curves: n",
+        f"19 states; RMS error of the values, mean of the first {EPISODES} episodes and of "
+        f"{len(findings.seeds)} seeds; at the curves: n",
         size=(8.0, 4.8),
         top=0.82,
         right=0.97,
@@ -125,12 +126,15 @@ EXPERIMENT = Experiment(
     name="random-walk",
     title="Between TD and Monte Carlo on the random walk",
     about=(
-        "n-step TD learns the values of a walk of 19 states from ten episodes. One-step TD bootstraps from estimates that "
-        "know nothing at first; Monte Carlo waits for returns that vary much; an n in between has less of either trouble, "
+        "n-step TD learns the values of a walk of 19 states from ten episodes. One-step TD bootstraps "
+        "from estimates that "
+        "know nothing at first; Monte Carlo waits for returns that vary much; an n in between has less "
+        "of either trouble, "
         "and wants a smaller step size the larger it is."
     ),
     claim=(
-        "At its best step size an intermediate n has a smaller error than one-step TD and than Monte Carlo, and one-step TD "
+        "At its best step size an intermediate n has a smaller error than one-step TD and than Monte "
+        "Carlo, and one-step TD "
         "a smaller one than Monte Carlo."
     ),
     source="Sutton & Barto, 2nd ed., example 7.1, figure 7.2",

@@ -118,7 +118,7 @@ def _learn_episodes(
         for entry in range(len(tally)):
             tally[entry] = 0.0
         for _ in range(most):
-            loop(settings, tables, values, visits, available, place, running, generator, tally, 1, memory)  # type: ignore
+            loop(settings, tables, values, visits, available, place, running, generator, tally, 1, memory)
             if tally[0] > 0.0:
                 break
         if tally[0] == 0.0:

@@ -31,7 +31,11 @@ LEAST_FALL = 0.1
 def _scheduled(schedule: Any, step_size: float = 1.0, power: float = 1.0) -> QLearning:
     """Q-learning that tries every action equally often, so that every pair is visited for ever."""
     return QLearning(
-        discount=DISCOUNT, epsilon=1.0, step_size=step_size, step_size_schedule=schedule, step_size_power=power
+        discount=DISCOUNT,
+        epsilon=1.0,
+        step_size=step_size,
+        step_size_schedule=schedule,
+        step_size_power=power,
     )
 
 
@@ -53,8 +57,12 @@ def measure(seeds: Sequence[int]) -> Findings:
     def error(_: AbstractTableLearner, state: TableState) -> list[float]:
         return [float(np.abs(state.values[compared] - exact).max())]
 
-    errors = {label: along_the_way(learner, mdp, seeds, STEPS, error)[0] for label, learner in LEARNERS.items()}
-    return Findings(seeds, {"errors": Table("environment steps", STEPS, "largest error of Q, max |Q − Q*|", errors)})
+    errors = {
+        label: along_the_way(learner, mdp, seeds, STEPS, error)[0] for label, learner in LEARNERS.items()
+    }
+    return Findings(
+        seeds, {"errors": Table("environment steps", STEPS, "largest error of Q, max |Q − Q*|", errors)}
+    )
 
 
 def judge(findings: Findings) -> Verdict:
@@ -103,7 +111,15 @@ def draw(findings: Findings, path: Path) -> Path:
         curves(axes, table, colours=colours, labels=False)
         ends = {label: float(mean(table.curves[label].T)[-1]) for label in LEARNERS}
         for label, height in ends.items():
-            axes.plot(STEPS[-1], height, "o", color=colours[label], markersize=5.5, markeredgecolor="white", zorder=6)
+            axes.plot(
+                STEPS[-1],
+                height,
+                "o",
+                color=colours[label],
+                markersize=5.5,
+                markeredgecolor="white",
+                zorder=6,
+            )
             axes.annotate(
                 names[label],
                 (STEPS[-1], height),
@@ -124,13 +140,16 @@ EXPERIMENT = Experiment(
     name="step-sizes",
     title="Step sizes: Robbins and Monro's conditions, satisfied and violated",
     about=(
-        "Stochastic approximation converges if step sizes add up to infinity (any distance can be covered) and their squares "
-        "do not (noise dies out). A constant step never lets the noise die out; 1/n^1.5 stops short, wherever it is by then; "
+        "Stochastic approximation converges if step sizes add up to infinity (any distance can be "
+        "covered) and their squares "
+        "do not (noise dies out). A constant step never lets the noise die out; 1/n^1.5 stops short, "
+        "wherever it is by then; "
         "1/n satisfies both and is still slow, because early, wrong targets are forgotten only like n^(γ−1); 1/n^0.8 "
         "satisfies both and forgets sooner."
     ),
     claim=(
-        "Where both conditions hold the exact error of Q keeps falling, by at least a tenth over the last tenfold of steps; "
+        "Where both conditions hold the exact error of Q keeps falling, by at least a tenth over the "
+        "last tenfold of steps; "
         "where one is violated it does not; and 1/n^0.8 ends nearest to Q*."
     ),
     source="Robbins & Monro, 1951; Watkins & Dayan, 1992; Even-Dar & Mansour, 2003",

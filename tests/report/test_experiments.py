@@ -1,0 +1,122 @@
+"""Every experiment: it runs, its picture and figures are kept, and its verdict is a function of the figures."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bellmark.errors import BadInput
+from bellmark.report.experiments import (
+    EXPERIMENTS,
+    aliased_corridor,
+    base,
+    discount_noise,
+    experiment,
+    random_walk,
+)
+from bellmark.report.experiments.conduct import conduct
+from bellmark.report.experiments.sampling import along_the_way, by_episode
+
+FEW = {"cliff-walking": 6, "random-walk": 12, "step-sizes": 4, "maximisation-bias": 40, "planning-steps": 20}
+"""Seeds, as few as the claims can be told from chance with; 4 for the others."""
+
+FINDINGS = {}
+
+
+@pytest.fixture(params=EXPERIMENTS)
+def found(request, monkeypatch):
+    """An experiment and what it finds with few seeds, measured once for all tests."""
+    monkeypatch.setattr(discount_noise, "DISCOUNTS", np.linspace(0.1, 0.9, 5))
+    monkeypatch.setattr(discount_noise, "NOISES", np.linspace(0.0, 0.6, 4))
+    monkeypatch.setattr(random_walk, "STEP_SIZES", np.array([0.02, 0.1, 0.4, 0.8]))
+    monkeypatch.setattr(aliased_corridor, "ENVIRONMENTS", 32)
+    one = experiment(request.param)
+    if one.name not in FINDINGS:
+        FINDINGS[one.name] = one.measure(list(range(FEW.get(one.name, 4))) if one.least else [0])
+    return one, FINDINGS[one.name]
+
+
+def exchanged(findings):
+    """The same figures under each other's names, and other exact numbers."""
+    tables = {}
+    for name, table in findings.tables.items():
+        values = list(table.curves.values())[::-1]
+        tables[name] = dataclasses.replace(table, curves=dict(zip(table.curves, values, strict=True)))
+    exact = {name: value + 1.0 for name, value in findings.exact.items()}
+    return dataclasses.replace(findings, tables=tables, exact=exact)
+
+
+def test_the_claim_holds_and_other_figures_give_another_verdict(found):
+    one, findings = found
+    verdict = one.judge(findings)
+    assert verdict.held, verdict.sentence
+    assert verdict.sentence.startswith("The claim held: ")
+    assert all(verdict.parts.values())
+    other = one.judge(exchanged(findings))
+    assert not other.held
+    assert other.sentence.startswith("The claim did not hold (it failed in: ")
+    failed = [part for part, held in other.parts.items() if not held]
+    assert failed
+    assert all(part in other.sentence for part in failed)
+
+
+def test_everything_is_kept(found, tmp_path):
+    one, findings = found
+    # measured already: what is tested is what is done with it
+    quick = dataclasses.replace(one, measure=lambda seeds: findings)
+    outcome = conduct(quick, findings.seeds, tmp_path)
+    assert {file.name for file in outcome.files} == {path.name for path in tmp_path.iterdir()}
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width >= 1200
+        assert len(picture.convert("RGB").getcolors(maxcolors=2**24)) > 20
+    for name, table in findings.tables.items():
+        with (tmp_path / f"{name}.csv").open(encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == sum(np.size(values) for values in table.curves.values())
+        label, values = next(iter(table.curves.items()))
+        assert rows[0]["curve"] == label
+        assert float(rows[0][table.measured]) == pytest.approx(float(values[0, 0]), rel=1e-9, nan_ok=True)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["held"] is True
+    assert result["verdict"] in outcome.paragraph
+    assert result["claim"] == one.claim
+
+
+def test_the_exact_numbers_of_the_corridor_are_those_published():
+    assert aliased_corridor.worth(0.05) == pytest.approx(-82.11, abs=0.005)
+    assert aliased_corridor.worth(0.95) == pytest.approx(-44.21, abs=0.005)
+    assert aliased_corridor.worth(2 - 2**0.5) == pytest.approx(-(6 + 4 * 2**0.5), abs=1e-9)
+
+
+def test_means_are_compared_with_their_uncertainty():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=200)
+    assert base.above(noise + 1.0, noise * 0.5)
+    assert not base.above(rng.normal(size=200), rng.normal(size=200) + 0.05)
+    assert base.above(np.array([2.0, 2.0]), np.array([1.0, 1.0]))
+
+
+def test_episodes_are_those_of_the_learners_own_loop():
+    from bellmark.algorithms.tabular.problem import TableProblem
+    from bellmark.algorithms.tabular.q_learning import QLearning
+    from bellmark.mdp.examples import cliff_walking
+
+    learner, mdp = QLearning(discount=1.0, step_size=0.5), cliff_walking()
+    seen = by_episode(learner, mdp, [3, 4], 20, keep_tables=True)
+    problem = TableProblem.sampled(mdp)
+    state = learner.init(problem, 4)
+    _, metrics = learner.step(problem, state, int(seen.lengths[1].sum()))
+    assert np.array_equal(state.values, seen.tables[1, -1])
+    assert metrics["episode/return"] == pytest.approx(seen.returns[1].mean())
+    [lengths] = along_the_way(
+        learner, mdp, [4], np.array([1.0, 50.0]), lambda _, state: [float(state.place[3])]
+    )
+    assert lengths.tolist() == [[1.0, 50.0]]
+
+
+def test_too_few_seeds_are_refused(tmp_path):
+    with pytest.raises(BadInput, match="seeds is 1; cliff-walking compares means over seeds: at least 2"):
+        conduct(experiment("cliff-walking"), [0], tmp_path)
