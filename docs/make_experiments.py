@@ -1,0 +1,54 @@
+"""Carry out every experiment and write docs/experiments.md with what came out: `python docs/make_experiments.py`."""
+
+import shutil
+import tempfile
+import textwrap
+from pathlib import Path
+
+from bellmark.report.experiments import EXPERIMENTS, experiment
+from bellmark.report.experiments.conduct import Outcome, conduct
+
+DOCS = Path(__file__).parent
+
+HEAD = """# Experiments
+
+`bellmark experiment NAME` puts a claim of the textbook (or of ours) to the test on many seeds, and says whether it held.
+
+    bellmark experiment --list
+    bellmark experiment cliff-walking --seeds 100 --directory runs/cliff
+
+It leaves a picture, every figure of every seed as CSV, and `result.json` with the verdict and its parts. The verdict is
+computed from those figures and from nothing else; means are compared by 95 % bootstrap intervals of the differences of
+the same seed, and `tests/report/test_experiments.py` checks that other figures get the other verdict. The learners are
+those of `bellmark train`, and wherever the model gives an exact answer it is in the picture.
+
+This page is written by `docs/make_experiments.py`, verdicts included.
+"""
+
+
+def main() -> None:
+    sections = [HEAD]
+    for name in EXPERIMENTS:
+        one = experiment(name)
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = conduct(one, list(range(one.seeds)) if one.least else [0], Path(folder))
+            shutil.copyfile(Path(folder) / "picture.png", DOCS / "pictures" / f"experiment-{name}.png")
+        sections.append(section(outcome))
+        print(f"{name}: {outcome.verdict.sentence}")
+    (DOCS / "experiments.md").write_text("\n".join(sections), encoding="utf-8")
+
+
+def section(outcome: Outcome) -> str:
+    one = outcome.experiment
+    seeds = f"{one.seeds:,} seeds" if one.least else "exact, no seeds"
+    paragraphs = (
+        f"**Claim.** {one.claim}",
+        outcome.paragraph,
+        f"*{one.source}; {seeds}; `bellmark experiment {one.name}`*",
+    )
+    filled = "\n\n".join(textwrap.fill(text, 118, break_on_hyphens=False) for text in paragraphs)
+    return f"## {one.title}\n\n![{one.title}](pictures/experiment-{one.name}.png)\n\n{filled}\n"
+
+
+if __name__ == "__main__":
+    main()
