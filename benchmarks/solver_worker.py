@@ -78,7 +78,15 @@ def mdpsolver(model: Arrays, discount: float, tolerance: float) -> Callable[[], 
     )
 
     def run() -> Answer:
-        problem.solve(algorithm="mpi", tolerance=tolerance, update="standard", parallel=large)
+        # A second solve would begin where the first one ended: 24 s became 0.05 s on the grid of 316 × 316.
+        problem.solve(
+            algorithm="mpi",
+            tolerance=tolerance,
+            update="standard",
+            parallel=large,
+            initPolicy=[0] * len(rewards),
+            initValueVector=[0.0] * len(rewards),
+        )
         return np.array(problem.getValueVector()), {"method": "modified policy iteration, threads"}
 
     return run
