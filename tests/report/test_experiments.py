@@ -20,7 +20,14 @@ from bellmark.report.experiments import (
 from bellmark.report.experiments.conduct import conduct
 from bellmark.report.experiments.sampling import along_the_way, by_episode
 
-FEW = {"cliff-walking": 6, "random-walk": 12, "step-sizes": 4, "maximisation-bias": 40, "planning-steps": 20}
+FEW = {
+    "cliff-walking": 6,
+    "random-walk": 12,
+    "step-sizes": 4,
+    "maximisation-bias": 40,
+    "planning-steps": 20,
+    "exploration": 40,
+}
 """Seeds, as few as the claims can be told from chance with; 4 for the others."""
 
 FINDINGS = {}
