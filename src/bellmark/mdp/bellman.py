@@ -176,8 +176,8 @@ def backup(
 ) -> tuple[float, float, float, int]:
     """One Jacobi sweep: out = T values, and the greedy policy.
 
-    `policy` comes in as the actions taken before (negative: none): among equals, but for rounding, those stay, else the
-    first is taken. A policy that does not flicker saves work to whoever follows it.
+    `policy` comes in as the actions taken before (negative: none): among equals, but for rounding, those
+    stay, else the first is taken. A policy that does not flicker saves work to whoever follows it.
 
     With a finite `margin`, actions worse than the best by more than that leave the lists.
     Returns the smallest and largest out − values over non-terminal states, the largest |out|, and how many

@@ -12,6 +12,8 @@ changed. It starts from a proved lower bound, so that policies are drawn towards
 rather than out into what nobody has looked at.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,8 +37,17 @@ LEVELLING = 4
 """Jacobi sweeps after an evaluation, on models that never end."""
 
 
-def modified_policy_iteration(problem: Problem, progress: Progress, tolerance: float, limit: int) -> None:
-    """Iterate until proved. One iteration is one full sweep with the evaluation that follows it."""
+def modified_policy_iteration(
+    problem: Problem,
+    progress: Progress,
+    tolerance: float,
+    limit: int,
+    give_up: Callable[[list[float]], bool] | None = None,
+) -> None:
+    """Iterate until proved. One iteration is one full sweep with the evaluation that follows it.
+
+    `give_up` sees the residuals so far and may end the attempt, for `auto`.
+    """
     values = pessimistic(problem)
     order = backward_order(problem)
     position = inverse(order)
@@ -64,12 +75,14 @@ def modified_policy_iteration(problem: Problem, progress: Progress, tolerance: f
         progress.certificate = problem.finish(out, policy, sweep, tolerance)
         if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
             return
-        shift = problem.extrapolation(sweep)
+        if give_up is not None and give_up(progress.residuals):
+            return
+        shift = problem.extrapolation(sweep) if endless else 0.0
         if shift:
             out += np.where(problem.terminal, 0.0, shift)
         system = policy_system(problem, policy, order, position, system)
         x = out[order]
-        _evaluate(system, x, 0.1 * (sweep.span if shift else sweep.residual))
+        _evaluate(system, x, 0.1 * (sweep.span if shift else sweep.residual), endless)
         if endless:
             # Gauss–Seidel tilts the constant error that extrapolation removes; a few Jacobi sweeps level it again.
             for _ in range(LEVELLING):
@@ -89,13 +102,15 @@ def pessimistic(problem: Problem) -> Float:
     return np.where(problem.terminal, 0.0, problem.first_values + min(down, 0.0))
 
 
-def _evaluate(system: PolicySystem, x: Float, target: float) -> None:
-    """Sweep x towards the policy's values until a sweep changes it by `target` or less, or gains too
-    little.
+def _evaluate(system: PolicySystem, x: Float, target: float, endless: bool) -> None:
+    """Sweep x towards the policy's values until a sweep changes it by `target` or less.
+
+    On models that never end, also where sweeps gain too little: what is left then is the constant error that the
+    full sweep extrapolates. (Where values travel, changes that do not shrink are a front on its way: let it arrive.)
     """
     changes: list[float] = []
     while len(changes) < PATIENCE:
         changes.append(system.relax(x, REPEATS))
-        stuck = len(changes) > 3 and changes[-1] > 0.9 * changes[-4]
+        stuck = endless and len(changes) > 3 and changes[-1] > 0.9 * changes[-4]
         if changes[-1] <= target or stuck:
             return

@@ -27,7 +27,7 @@ def policy_iteration(
 ) -> None:
     """Iterate until no action improves by more than rounding. One iteration is one evaluation."""
     policy = problem.first_policy.copy() if start is None else start.copy()
-    greedy = np.empty_like(policy)
+    greedy = np.full_like(policy, -1)
     out = np.empty_like(progress.values)
     rows = np.arange(problem.num_states)
     while len(progress.residuals) < limit:

@@ -28,9 +28,9 @@ def jacobi(
     give_up: Callable[[list[float]], bool] | None = None,
 ) -> None:
     """Sweep until proved. `give_up` sees the proved widths so far and may end the attempt, for `auto`."""
-    values, out = problem.first_values, np.empty(problem.num_states)
-    policy = problem.first_policy
-    spare = np.empty_like(policy)
+    values, out = problem.first_values.copy(), np.empty(problem.num_states)
+    policy = problem.first_policy.copy()
+    spare = np.full_like(policy, -1)
     sweep = problem.first_sweep
     progress.note(sweep.residual, values, problem, sweep, policy)
     widths: list[float] = []
@@ -55,8 +55,8 @@ def gauss_seidel(problem: Problem, progress: Progress, tolerance: float, limit: 
     reached.
     """
     values = progress.values
-    policy = problem.first_policy
-    out, spare = np.empty_like(values), np.empty_like(policy)
+    policy = problem.first_policy.copy()
+    out, spare = np.empty_like(values), np.full_like(policy, -1)
     target = np.inf
     while len(progress.residuals) < limit:
         change = bellman.backup_in_place(
