@@ -52,11 +52,9 @@ class LinearPolicy(eqx.Module):
 
     def mode(self, observation: Any, mask: Any = None) -> Any:
         """The greedy action; with a mask, of those that it allows."""
-        q = jnp.broadcast_to(self.values(observation), (*self._lead(observation), self.actions))
+        q = self.values(observation)
+        q = jnp.broadcast_to(q, (*q.shape[:-1], self.actions))
         return jnp.argmax(q if mask is None else jnp.where(mask, q, -jnp.inf), axis=-1)
-
-    def _lead(self, observation: Any) -> tuple[int, ...]:
-        return self.values(observation).shape[:-1]
 
     def randomness(self, key: Key, shape: tuple[int, ...]) -> Any:
         return jax.random.uniform(key, shape)
