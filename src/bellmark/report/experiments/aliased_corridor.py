@@ -126,6 +126,7 @@ def draw(findings: Findings, path: Path) -> Path:
         right=0.975,
         left=0.08,
         bottom=0.135,
+        top=0.8,
         wspace=0.22,
     ) as sheet:
         left, right = sheet.panels

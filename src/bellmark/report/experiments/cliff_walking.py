@@ -109,6 +109,7 @@ def draw(findings: Findings, path: Path) -> Path:
         right=0.985,
         left=0.075,
         bottom=0.13,
+        top=0.8,
         wspace=0.24,
     ) as sheet:
         left, right = sheet.panels

@@ -97,7 +97,8 @@ def draw(findings: Findings, path: Path) -> Path:
             else:
                 leaving.append((x, n, colour))
         for x, n, colour in leaving:
-            _name(axes, x, TOP, n, colour, ha="center", va="bottom", xytext=(0, 2))
+            side = "right" if "," in n else "center"
+            _name(axes, x, TOP, n, colour, ha=side, va="bottom", xytext=(5 if "," in n else 0, 2))
         lowest = min(curves, key=lambda label: float(mean(curves[label].T).min()))
         floor = mean(curves[lowest].T)
         low = int(np.argmin(floor))
