@@ -13,7 +13,7 @@ DOCS = Path(__file__).parent
 
 HEAD = """# Experiments
 
-`bellmark experiment NAME` puts a claim of the textbook (or of ours) to the test on many seeds, and says whether it held.
+`bellmark experiment NAME` puts a claim of the textbook (or of ours) to the test on many seeds and says whether it held.
 
     bellmark experiment --list
     bellmark experiment cliff-walking --seeds 100 --directory runs/cliff
