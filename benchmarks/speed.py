@@ -206,7 +206,7 @@ def memory(peers: str) -> dict[str, Any]:
         for name, more in {
             "one seed": [],
             "ten seeds": ["--seeds", "10"],
-            "ten seeds, ten times the steps": ["--seeds", "10", "--steps", "1000000"],
+            "ten seeds, three times the steps": ["--seeds", "10", "--steps", "300000"],
             "one seed, Gymnasium": ["gymnasium"],
         }.items():
             environment = "gymnasium:CartPole-v1" if more == ["gymnasium"] else "CartPole-v1"
