@@ -83,6 +83,14 @@ def run(task: Callable[[int, int], Any], size: int, threads: int) -> list[Any]:
 # ---------------------------------------------------------------------------------------------------- kernels
 
 
+ONE, TWO = np.uint64(1), np.uint64(2)
+
+
+# The loops over transitions count with unsigned indices, because signed ones are tested for being negative, and the
+# Jacobi sweep keeps two sums, because with one every addition waits for the last. Together these halve a sweep's
+# time. (A shared function for the inner sum would be prettier, and three times slower: it is not inlined.)
+
+
 @kernel
 def open_actions(
     available: Array,
@@ -205,10 +213,18 @@ def backup(
             else:
                 begin = offsets[pair]
                 end = offsets[pair + 1]
+            i = np.uint64(begin)
+            last = np.uint64(end)
+            even = i + ((last - i) // TWO) * TWO
             total = 0.0
-            for i in range(begin, end):
-                total += continuation[i] * values[np.uint32(successors[i])]
-            total = rewards[s, a] + discount * total
+            second = 0.0
+            for k_even in range(i, even, TWO):
+                k_odd = k_even + ONE
+                total += continuation[k_even] * values[np.uint32(successors[k_even])]
+                second += continuation[k_odd] * values[np.uint32(successors[k_odd])]
+            if even < last:
+                total += continuation[even] * values[np.uint32(successors[even])]
+            total = rewards[s, a] + discount * (total + second)
             q[k] = total
             if a == before:
                 worth = total
@@ -269,7 +285,7 @@ def backup_in_place(
             pair = s * num_actions + a
             total = 0.0
             stay = 0.0
-            for i in range(offsets[pair], offsets[pair + 1]):
+            for i in range(np.uint64(offsets[pair]), np.uint64(offsets[pair + 1])):
                 if successors[i] == s:
                     stay += continuation[i]
                 else:
@@ -306,7 +322,7 @@ def action_values(
                 continue
             pair = s * num_actions + a
             total = 0.0
-            for i in range(offsets[pair], offsets[pair + 1]):
+            for i in range(np.uint64(offsets[pair]), np.uint64(offsets[pair + 1])):
                 total += continuation[i] * values[np.uint32(successors[i])]
             out[s, a] = rewards[s, a] + discount * total
 

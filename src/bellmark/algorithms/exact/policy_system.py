@@ -99,7 +99,7 @@ def relax(
         largest = 0.0
         for t in range(start, stop):
             total = constants[t]
-            for i in range(starts[t], starts[t + 1]):
+            for i in range(np.uint64(starts[t]), np.uint64(starts[t + 1])):
                 j = columns[i]
                 total += coefficients[i] * (x[np.uint32(j)] if start <= j < stop else before[np.uint32(j)])
             largest = max(largest, abs(total - x[t]))
@@ -114,7 +114,7 @@ def multiply(
     """out = x − C x on a slice."""
     for t in range(start, stop):
         total = x[t]
-        for i in range(starts[t], starts[t + 1]):
+        for i in range(np.uint64(starts[t]), np.uint64(starts[t + 1])):
             total -= coefficients[i] * x[np.uint32(columns[i])]
         out[t] = total
 
@@ -126,7 +126,7 @@ def lower_solve(
     """out = (I − L)⁻¹ b on a slice, L the part of C that points backwards within the slice."""
     for t in range(start, stop):
         total = b[t]
-        for i in range(starts[t], starts[t + 1]):
+        for i in range(np.uint64(starts[t]), np.uint64(starts[t + 1])):
             j = columns[i]
             if start <= j < t:
                 total += coefficients[i] * out[np.uint32(j)]
