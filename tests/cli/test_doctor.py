@@ -1,6 +1,7 @@
 """`bellmark doctor`: says what is there, and finds what is broken."""
 
 import importlib
+import re
 import subprocess
 import sys
 
@@ -20,7 +21,8 @@ def test_a_healthy_house(capsys, monkeypatch, tmp_path):
     for title in ("versions", "machine", "JAX", "Numba", "files", "extras"):
         assert f"\n{title}\n" in f"\n{output}"
     assert "cpu:0" in output
-    assert f"{tmp_path}/cache (1 files, 2.5 MB)" in output
+    # JAX may add a program of its own while the doctor looks at the devices
+    assert re.search(rf"{tmp_path}/cache \(\d+ files, 2\.\d MB\)", output)
     assert f"{tmp_path}/runs: can be written to" in output
     assert "threading layer  " in output
     assert output.endswith("all is well: everything that Bellmark needs works\n")
