@@ -72,6 +72,9 @@ def modified_policy_iteration(
     while len(progress.residuals) < limit:
         sweep, _ = problem.sweep(values, out, policy)
         progress.note(sweep.residual, out, problem, sweep, policy)
+        down, up = problem.shifts(sweep)
+        if up - down <= tolerance:
+            system = None  # done: the bounds may have its room
         progress.certificate = problem.finish(out, policy, sweep, tolerance)
         if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
             return
@@ -88,6 +91,7 @@ def modified_policy_iteration(
             for _ in range(LEVELLING):
                 x = system.constants + x - system.multiply(x)
         values[order] = x
+        del x
 
 
 def pessimistic(problem: Problem) -> Float:

@@ -140,7 +140,7 @@ class PolicySystem:
     order: NDArray[np.int32]
     position: NDArray[np.int32]
     written: NDArray[np.int32]
-    starts: NDArray[np.int64]
+    starts: NDArray[np.int32] | NDArray[np.int64]
     columns: NDArray[np.int32]
     coefficients: Float
     constants: Float
@@ -235,11 +235,11 @@ def _room(
     """
     size = problem.num_states
     if problem.branching:
-        starts = np.arange(size + 1, dtype=np.int64) * problem.branching
+        starts = _narrow(np.arange(size + 1) * problem.branching)
     else:
         pairs = np.arange(size) * problem.num_actions + np.maximum(policy, 0)
         lengths = np.where(policy >= 0, problem.offsets[pairs + 1] - problem.offsets[pairs], 0)[order]
-        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        starts = _narrow(np.concatenate([[0], np.cumsum(lengths)]))
     slices = 2 if size >= 20_000 else 1
     return PolicySystem(
         order,
@@ -253,6 +253,10 @@ def _room(
         slices,
         problem.threads,
     )
+
+
+def _narrow(starts: NDArray[np.int64]) -> NDArray[np.int32] | NDArray[np.int64]:
+    return starts.astype(np.int32) if starts[-1] < 2**31 else starts
 
 
 def backward_order(problem: Problem, sweeps: int = 12) -> NDArray[np.int32]:
