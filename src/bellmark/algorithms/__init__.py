@@ -11,6 +11,10 @@ from bellmark.errors import BadInput, unknown
 ALGORITHMS = {
     "ppo": "bellmark.algorithms.policy_gradient.ppo:PPO",
     "reinforce": "bellmark.algorithms.policy_gradient.reinforce:Reinforce",
+    "natural_policy_gradient": "bellmark.algorithms.policy_gradient.natural_policy_gradient:NaturalPolicyGradient",
+    "trpo": "bellmark.algorithms.policy_gradient.trpo:TRPO",
+    "ppo_penalty": "bellmark.algorithms.policy_gradient.ppo_penalty:PPOPenalty",
+    "acktr": "bellmark.algorithms.policy_gradient.acktr:ACKTR",
     "monte_carlo_prediction": "bellmark.algorithms.tabular.monte_carlo:MonteCarloPrediction",
     "td": "bellmark.algorithms.tabular.td:TD",
     "n_step_td": "bellmark.algorithms.tabular.td:NStepTD",
