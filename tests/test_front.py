@@ -166,6 +166,10 @@ def test_bad_input_writes_nothing(tmp_path, monkeypatch):
         ({"clipp": 0.1}, r"unknown hyperparameter of ppo 'clipp' \(did you mean 'clip'\?\)"),
         ({"clip": "wide"}, "ppo's clip is 'wide'; a value of type float is allowed"),
         ({"observers": "tensorbored"}, "did you mean 'tensorboard'"),
+        ({"algorithm": bm.PPO(environments=2.5)}, "ppo's environments is 2.5; a value of type int is allowed"),
+        ({"algorithm": bm.PPO(activation="gelu")}, "unknown ppo's activation 'gelu'"),
+        ({"algorithm": bm.PPO(hidden=(8, 0.5))}, "ppo's hidden is 0.5"),
+        ({"algorithm": bm.PPO(discount=float("nan"))}, "discount is nan"),
     ]:
         given = {"algorithm": "ppo", "environment": "CartPole-v1", "progress": False} | wrong
         with pytest.raises(bm.BadInput, match=message):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bellmark.algorithms import ALGORITHMS, make_algorithm
+from bellmark.algorithms import ALGORITHMS, make_algorithm, well_typed
 from bellmark.algorithms.base import AbstractAlgorithm
 from bellmark.envs.registry import Resolved, resolve
 from bellmark.errors import BadInput, unknown
@@ -171,7 +171,7 @@ def _learner(
             f"{', '.join(hyperparameters)}: hyperparameters go into the instance when one is given, "
             f"{type(algorithm).__name__}({next(iter(hyperparameters))}=…)"
         )
-    return algorithm, DEFAULT_STEPS
+    return well_typed(algorithm), DEFAULT_STEPS
 
 
 class _Ahead:

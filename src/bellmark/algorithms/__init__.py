@@ -11,10 +11,17 @@ from bellmark.errors import BadInput, unknown
 ALGORITHMS = {
     "ppo": "bellmark.algorithms.policy_gradient.ppo:PPO",
     "reinforce": "bellmark.algorithms.policy_gradient.reinforce:Reinforce",
+    "vpg": "bellmark.algorithms.policy_gradient.vpg:VPG",
+    "actor_critic": "bellmark.algorithms.policy_gradient.actor_critic:ActorCritic",
+    "q_actor_critic": "bellmark.algorithms.policy_gradient.q_actor_critic:QActorCritic",
+    "a2c": "bellmark.algorithms.policy_gradient.a2c:A2C",
+    "recurrent_ppo": "bellmark.algorithms.policy_gradient.recurrent_ppo:RecurrentPPO",
+    "recurrent_a2c": "bellmark.algorithms.policy_gradient.recurrent_a2c:RecurrentA2C",
     "natural_policy_gradient": "bellmark.algorithms.policy_gradient.natural_policy_gradient:NaturalPolicyGradient",
     "trpo": "bellmark.algorithms.policy_gradient.trpo:TRPO",
     "ppo_penalty": "bellmark.algorithms.policy_gradient.ppo_penalty:PPOPenalty",
     "acktr": "bellmark.algorithms.policy_gradient.acktr:ACKTR",
+    "dqn": "bellmark.algorithms.value_based.dqn:DQN",
     "monte_carlo_prediction": "bellmark.algorithms.tabular.monte_carlo:MonteCarloPrediction",
     "td": "bellmark.algorithms.tabular.td:TD",
     "n_step_td": "bellmark.algorithms.tabular.td:NStepTD",
@@ -59,6 +66,16 @@ def make_algorithm(name: str, fields: dict[str, Any], base: Any = None) -> Any:
             raise unknown(f"hyperparameter of {name}", field, allowed)
     values = {field: fitted(f"{name}'s {field}", value, hints[field]) for field, value in fields.items()}
     return cls(**values) if base is None else dataclasses.replace(base, **values)
+
+
+def well_typed(algorithm: Any) -> Any:
+    """`algorithm` with every hyperparameter in its declared type: `environments=8.0` is 8, `environments=2.5` refused."""
+    hints = typing.get_type_hints(type(algorithm))
+    fields = {
+        name: fitted(f"{algorithm.name}'s {name}", value, hints[name])
+        for name, value in fields_of(algorithm).items()
+    }
+    return dataclasses.replace(algorithm, **fields)
 
 
 def fields_of(algorithm: Any) -> dict[str, Any]:
