@@ -47,18 +47,21 @@ class Rollout(eqx.Module):
     """`T` consecutive steps of `B` environments under one policy.
 
     `remembered` is whatever the policy returned beside its action (for a stochastic policy its log-probability,
-    `Float[Array, "T B"]`); `action_mask` marks the valid actions at `transition.observation`, or is None.
+    `Float[Array, "T B"]`); `action_mask` marks the valid actions at `transition.observation`, `next_action_mask` those
+    at the true successor `transition.next_observation`; None where all are.
     """
 
     transition: Transition
     remembered: PyTree
     action_mask: Bool[Array, "T B A"] | None = None
+    next_action_mask: Bool[Array, "T B A"] | None = None
 
 
 class Episodes(eqx.Module):
     """The episodes in flight: everything needed to go on stepping `B` environments.
 
-    `state` is the environments' own state (None where a host process keeps it), `observation` what they show now.
+    `state` is the environments' own state (None where a host process keeps it), `observation` what they show now,
+    `memory` what a policy with memory remembers of each episode (None for all others).
     """
 
     state: Any
@@ -66,12 +69,14 @@ class Episodes(eqx.Module):
     action_mask: Bool[Array, "B A"] | None
     undiscounted_return: Float[Array, " B"]
     length: Int[Array, " B"]
+    memory: PyTree = None
 
 
 class Finished(eqx.Module):
     """Episodes that ended in a rollout: where `mask` is set, their undiscounted return and length.
 
-    `broken_rewards` and `broken_observations` count the NaN and infinite ones that a compiled environment returned.
+    `broken_rewards` and `broken_observations` count the NaN and infinite ones that a compiled environment returned,
+    `broken_masks` its action masks that allow no action (None where it has no masks).
     """
 
     mask: Bool[Array, "T B"]
@@ -79,11 +84,15 @@ class Finished(eqx.Module):
     length: Int[Array, "T B"]
     broken_rewards: Int[Array, ""]
     broken_observations: Int[Array, ""]
+    broken_masks: Int[Array, ""] | None = None
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """What acts: `randomness(key, shape)` draws what the actions of `shape` need, `__call__` spends it."""
+    """What acts: `randomness(key, shape)` draws what the actions of `shape` need, `__call__` spends it.
+
+    A policy with memory also takes and returns its memory (`bellmark.experience.memory`).
+    """
 
     def randomness(self, key: Key, shape: tuple[int, ...]) -> PyTree: ...
 

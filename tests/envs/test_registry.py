@@ -12,7 +12,7 @@ import pytest
 
 from bellmark.cli.main import run
 from bellmark.envs.classic_control.cart_pole import CartPole
-from bellmark.envs.registry import TWINS, list_environments, resolve
+from bellmark.envs.registry import OWN, TWINS, list_environments, resolve
 from bellmark.envs.wrappers import TimeLimit
 from bellmark.errors import BadInput
 from bellmark.mdp.examples import EXAMPLES
@@ -176,7 +176,7 @@ def test_a_file_that_cannot_be_imported(tmp_path):
 
 def test_the_list():
     rows = {row.id: row for row in list_environments()}
-    assert {row.id for row in rows.values() if row.kind == "compiled"} == set(TWINS)
+    assert {row.id for row in rows.values() if row.kind == "compiled"} == {*TWINS, *OWN}
     assert rows["grid-world"].kind == "finite"
     assert rows["HalfCheetah-v5"].kind == "gymnasium"
     assert "HalfCheetah-v4" not in rows

@@ -5,6 +5,8 @@ import signal
 import sys
 
 from bellmark.algorithms.policy_gradient.ppo import PPO
+from bellmark.algorithms.policy_gradient.recurrent_a2c import RecurrentA2C
+from bellmark.algorithms.policy_gradient.recurrent_ppo import RecurrentPPO
 from bellmark.algorithms.policy_gradient.reinforce import Reinforce
 from bellmark.run import checkpoint
 from bellmark.run.progress import Lines
@@ -20,6 +22,17 @@ SMALL = {
 }
 PPO_SMALL = PPO(**SMALL)
 REINFORCE_SMALL = Reinforce(environments=2, rollout_length=500, hidden=(8,), normalise_observations=True)
+RECURRENT_PPO_SMALL = RecurrentPPO(**SMALL, memory=8, sequence_length=5)
+RECURRENT_A2C_SMALL = RecurrentA2C(
+    environments=2, rollout_length=10, hidden=(8,), memory=8, normalise_observations=True
+)
+RECURRENT_FLAGS = [
+    "--environments=2",
+    "--rollout-length=25",
+    "--hidden=8",
+    "--memory=8",
+    "--normalise-observations=yes",
+]
 REINFORCE_FLAGS = ["--environments=2", "--rollout-length=500", "--hidden=8", "--normalise-observations=yes"]
 PPO_FLAGS = [
     "--environments=2",

@@ -8,7 +8,15 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from small import PPO_SMALL, REINFORCE_SMALL, Quiet, assert_same, rows
+from small import (
+    PPO_SMALL,
+    RECURRENT_A2C_SMALL,
+    RECURRENT_PPO_SMALL,
+    REINFORCE_SMALL,
+    Quiet,
+    assert_same,
+    rows,
+)
 
 from bellmark.envs.registry import resolve
 from bellmark.errors import BadInput, CorruptFile
@@ -56,8 +64,20 @@ class SavedMasked(Masked):
         (REINFORCE_SMALL, "CartPole-v1", 6000, [1, 0]),
         (PPO_SMALL, Saved, 530, [0, 7]),
         (PPO_SMALL, SavedMasked, 530, [0]),
+        (RECURRENT_PPO_SMALL, "CartPole-v1", 1030, [3]),
+        (RECURRENT_A2C_SMALL, "Pendulum-v1", 530, [1]),
+        (RECURRENT_PPO_SMALL, SavedMasked, 330, [0]),
     ],
-    ids=["ppo", "ppo continuous", "reinforce", "ppo on gymnasium", "ppo on gymnasium with masks"],
+    ids=[
+        "ppo",
+        "ppo continuous",
+        "reinforce",
+        "ppo on gymnasium",
+        "ppo on gymnasium with masks",
+        "recurrent ppo",
+        "recurrent a2c",
+        "recurrent ppo on gymnasium",
+    ],
 )
 def test_interrupted_and_resumed_is_the_same(tmp_path, algorithm, environment, steps, seeds):
     resolved = resolve(environment)

@@ -27,6 +27,15 @@ def layer_sizes(hidden: tuple[int, ...]) -> None:
         raise BadInput(f"hidden is {hidden}; allowed: layer sizes of at least 1, or none: ()")
 
 
+def encoded(hidden: tuple[int, ...]) -> None:
+    """The layers before a memory."""
+    layer_sizes(hidden)
+    if not hidden:
+        raise BadInput("hidden is (); allowed: at least one layer, which encodes what the memory reads")
+
+
 def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
     if whole % divisor:
-        raise BadInput(f"{name} is {divisor}, which does not divide {whole_name} = {whole}")
+        allowed = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
+        hint = f"; allowed: {allowed}" if len(allowed) <= 60 else ""
+        raise BadInput(f"{name} is {divisor}, which does not divide {whole_name} = {whole}{hint}")

@@ -52,7 +52,7 @@ def _algorithms(containing: str) -> None:
 def _environments(containing: str) -> None:
     from bellmark.envs.registry import list_environments
 
-    kinds = {"compiled": "compiled twin", "finite": "finite example", "gymnasium": "Gymnasium"}
+    kinds = {"compiled": "compiled", "finite": "finite example", "gymnasium": "Gymnasium"}
     found = [entry for entry in list_environments() if containing.lower() in entry.id.lower()]
     rows = [("id", "kind", "time limit", "solved at", "")] if found else []
     for entry in found:

@@ -20,7 +20,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 
 from bellmark.envs.contract import all_finite, assemble, leaves_of, misfit
-from bellmark.envs.spaces import check_supported
+from bellmark.envs.spaces import check_supported, possible
 from bellmark.envs.watchdog import Hung, Watchdog
 from bellmark.errors import BadInput, EnvironmentFailure
 
@@ -350,8 +350,8 @@ class HostEnvironments:
         if size is None or mask.shape != (size,):
             need = f"({size},)" if size else "none, since its actions are not discrete"
             raise self._failure(self._index, f"action_mask has shape {mask.shape}; needed is {need}")
-        if not mask.any():
-            raise self._failure(self._index, "action_mask allows no action")
+        if not possible(self.action_space, mask):
+            raise self._failure(self._index, f"action_mask allows no action: {mask.astype(int).tolist()}")
         # Masks that were handed out are never written to again.
         masks = np.ones((self.count, size), np.bool_) if self._masks is None else self._masks.copy()
         masks[self._index] = mask

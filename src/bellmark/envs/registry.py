@@ -1,6 +1,7 @@
 """From what a user names to an environment that can be run.
 
     resolve("CartPole-v1")              Gymnasium's id: the compiled twin if there is one, else Gymnasium
+    resolve("Catch-v0")                 a compiled environment of Bellmark's own
     resolve("gymnasium:CartPole-v1")    Gymnasium itself
     resolve("package.module:MyWorld")   a user's own, of either kind; also "path/to/file.py:MyWorld"
     resolve("grid_world", noise=0.3)    a named finite example
@@ -46,6 +47,40 @@ TWINS: dict[str, tuple[str, str]] = {
 
 OPTIMUM = {"CartPole-v1": 500.0}
 """The largest return that an episode can have, where it is known and can be reached."""
+
+
+
+@dataclass(frozen=True)
+class Own:
+    """A compiled environment that Gymnasium does not have: what makes it, and what is known of it."""
+
+    module: str
+    maker: str
+    time_limit: int | None
+    threshold: float | None
+    optimum: float | None
+    note: str
+
+
+OWN = {
+    "PositionOnlyCartPole-v1": Own(
+        "bellmark.envs.classic_control.position_only",
+        "position_only_cart_pole",
+        time_limit=500,
+        threshold=475.0,
+        optimum=500.0,
+        note="CartPole-v1 with the velocities hidden, compiled",
+    ),
+    "Catch-v0": Own(
+        "bellmark.envs.arcade.catch",
+        "Catch",
+        time_limit=None,
+        threshold=9.5,
+        optimum=10.0,
+        note="a paddle catches ten falling balls on 11 × 10 pixels, compiled",
+    ),
+}
+"""Ids of Bellmark's own."""
 
 NEEDS = {
     "gymnasium.envs.box2d": ("Box2D", 'pip install "gymnasium[box2d]"'),
@@ -107,6 +142,8 @@ def resolve(environment: Any, **options: Any) -> Resolved:
         return _from_reference(environment, options)
     if environment in TWINS and set(options) <= {"max_episode_steps"}:
         return _from_twin(environment, options)
+    if environment in OWN:
+        return _from_own(environment, options)
     example = environment.replace("_", "-")
     if example in _examples():
         return _from_mdp(_call(_examples()[example], options, example), example, options)
@@ -135,6 +172,31 @@ def _from_twin(name: str, options: dict[str, Any]) -> Resolved:
         optimum=OPTIMUM.get(name) if not options else None,
         time_limit=None if compiled is physics else limit,
         note=f"compiled twin of Gymnasium's {name}",
+        options=options,
+    )
+
+
+def _from_own(name: str, options: dict[str, Any]) -> Resolved:
+    from bellmark.envs.wrappers import TimeLimit
+
+    own = OWN[name]
+    maker = getattr(importlib.import_module(own.module), own.maker)
+    inner = {key: value for key, value in options.items() if key != "max_episode_steps"}
+    compiled = _call(maker, inner, name)
+    limit = options.get("max_episode_steps", own.time_limit)
+    if limit not in (None, -1):
+        compiled = TimeLimit(compiled, limit)
+    return Resolved(
+        id=name,
+        kind="compiled",
+        compiled=compiled,
+        make=None,
+        observation_space=compiled.observation_space,
+        action_space=compiled.action_space,
+        threshold=None if options else own.threshold,
+        optimum=None if options else own.optimum,
+        time_limit=getattr(compiled, "limit", None),
+        note=own.note,
         options=options,
     )
 
@@ -389,7 +451,7 @@ def _spec(name: str) -> gymnasium.envs.registration.EnvSpec:
     try:
         return gymnasium.spec(name)
     except (gymnasium.error.Error, ModuleNotFoundError, ValueError) as error:
-        names = sorted({*gymnasium.registry, *TWINS, *_examples()})
+        names = sorted({*gymnasium.registry, *TWINS, *OWN, *_examples()})
         if isinstance(error, ModuleNotFoundError):
             raise BadInput(f"environment {name!r}: {error}") from error
         raise BadInput(
@@ -450,7 +512,7 @@ class Listed:
 
 
 def list_environments() -> list[Listed]:
-    """Every environment with a name: twins, the newest of each Gymnasium id, and the finite examples.
+    """Every environment with a name: twins, Bellmark's own, the newest of each Gymnasium id, and the finite examples.
 
     Nothing is built, and neither JAX nor any environment is imported.
     """
@@ -471,6 +533,7 @@ def list_environments() -> list[Listed]:
         )
         for spec in newest.values()
     ]
+    rows += [Listed(name, "compiled", own.time_limit, own.threshold, None) for name, own in OWN.items()]
     rows += [Listed(name, "finite", None, None, None) for name in _examples()]
     order = {"compiled": 0, "finite": 1, "gymnasium": 2}
     return sorted(rows, key=lambda row: (order[row.kind], row.install is not None, row.id.lower()))

@@ -95,6 +95,16 @@ def flatten(space: gymnasium.Space, observation: Any):
     return values.reshape((*leading, -1)).astype(np.float32)
 
 
+def possible(space: gymnasium.Space, mask: Any):
+    """Whether a mask [*B, A] allows an action: every component of it, where there are several; bool [*B]."""
+    if isinstance(space, MultiDiscrete):
+        cuts = np.cumsum(space.nvec.reshape(-1))[:-1]
+    else:
+        cuts = np.arange(2, mask.shape[-1], 2) if isinstance(space, MultiBinary) else np.array([], int)
+    xp = _backend(mask)
+    return xp.stack([part.any(axis=-1) for part in xp.split(mask, cuts, axis=-1)]).all(axis=0)
+
+
 def clip_action(space: gymnasium.Space, action):
     """The element of `space` that is sent to the environment for the learner's `action` [*B, ...].
 

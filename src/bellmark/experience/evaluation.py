@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from bellmark.envs import spaces
 from bellmark.envs.base import AbstractEnvironment
 from bellmark.envs.gymnasium import HostEnvironments
+from bellmark.experience import memory as memories
 from bellmark.experience.host_rollout import actor_for, at
 from bellmark.types import Key
 
@@ -32,29 +33,39 @@ def play(
     state = jax.vmap(environment.reset)(jax.random.split(reset_key, episodes))
 
     def going_on(carry):
-        _, _, length, over, _, step = carry
+        _, _, length, over, _, step, _ = carry
         del length
         return (step < limit) & ~jnp.all(over)
 
     def step(carry):
-        state, total, length, over, key, count = carry
+        state, total, length, over, key, count, memory = carry
         key, policy_key, step_key = jax.random.split(key, 3)
         observation = jax.vmap(environment.observe)(state)
         mask = jax.vmap(environment.action_mask)(state)
         if deterministic:
-            action = policy.mode(observation, mask)
+            action, memory = memories.mode(policy, observation, mask, memory)
         else:
-            action, _ = policy(observation, policy.randomness(policy_key, (episodes,)), mask)
+            noise = policy.randomness(policy_key, (episodes,))
+            action, _, memory = memories.act(policy, observation, noise, mask, memory)
         sent = spaces.clip_action(environment.action_space, action)
         state, outcome = jax.vmap(environment.step)(state, sent, jax.random.split(step_key, episodes))
         total = jnp.where(over, total, total + outcome.reward)
         length = jnp.where(over, length, length + 1)
         over = over | outcome.terminated | outcome.truncated
-        return state, total, length, over, key, count + 1
+        return state, total, length, over, key, count + 1, memory
 
     nothing = jnp.zeros(episodes)
-    start = (state, nothing, jnp.zeros(episodes, jnp.int32), jnp.zeros(episodes, bool), key, jnp.int32(0))
-    _, total, length, over, _, _ = jax.lax.while_loop(going_on, step, start)
+    memory = memories.initial_memory(policy, episodes)
+    start = (
+        state,
+        nothing,
+        jnp.zeros(episodes, jnp.int32),
+        jnp.zeros(episodes, bool),
+        key,
+        jnp.int32(0),
+        memory,
+    )
+    _, total, length, over, _, _, _ = jax.lax.while_loop(going_on, step, start)
     return total, jnp.where(over, length, -1)
 
 
@@ -77,6 +88,7 @@ def play_on_host(
     lengths: list[list[int]] = [[] for _ in range(count)]
     block, randomness = 256, None
     step = 0
+    memory = jax.tree.map(np.asarray, memories.initial_memory(policy, count))
     while (played < quota).any():
         if deterministic:
             noise: Any = 0.0
@@ -86,7 +98,7 @@ def play_on_host(
                 randomness = actor.randomness(noise_key, (block, count))
             noise = at(randomness, step % block)
         mask = environments.action_masks()
-        action = act(actor, policy, observation, noise, mask, deterministic)
+        action, memory = act(actor, policy, observation, noise, mask, deterministic, memory)
         observation, reward, terminated, truncated = environments.step(
             spaces.clip_action(environments.action_space, action)
         )
@@ -101,6 +113,7 @@ def play_on_host(
                     lengths[index].append(-1 if cut else int(length[index]))
                     played[index] += 1
             total[over], length[over] = 0.0, 0
+            memory = memories.forget(memory, over)
             observation = environments.reset(mask=over)
     order = [
         (index, turn) for turn in range(int(quota.max())) for index in range(count) if turn < quota[index]
@@ -111,11 +124,17 @@ def play_on_host(
     )
 
 
-def act(actor: Any, policy: Any, observation: Any, noise: Any, mask: Any, deterministic: bool) -> np.ndarray:
-    """One action per observation: the host form takes zero noise as the mode, the compiled one has its own call."""
+def act(
+    actor: Any, policy: Any, observation: Any, noise: Any, mask: Any, deterministic: bool, memory: Any = None
+) -> tuple[np.ndarray, Any]:
+    """One action per observation, and the memory that follows.
+
+    The host form takes zero noise as the mode, the compiled one has its own call.
+    """
     if deterministic and not hasattr(actor, "zero_noise_is_mode"):
-        return np.asarray(_mode(policy, observation, mask))
-    return actor(observation, noise, mask)[0]
+        return jax.tree.map(np.asarray, _mode(policy, observation, mask, memory))
+    action, _, memory = memories.act(actor, observation, noise, mask, memory)
+    return action, memory
 
 
-_mode = eqx.filter_jit(lambda policy, observation, mask: policy.mode(observation, mask))
+_mode = eqx.filter_jit(memories.mode)

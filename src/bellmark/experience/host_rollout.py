@@ -4,6 +4,7 @@ The random numbers are drawn from the same keys by the same calls as in `bellmar
 meets the same observations takes the same actions, and learners cannot tell the two apart.
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -14,6 +15,7 @@ import numpy as np
 
 from bellmark.envs import spaces
 from bellmark.envs.gymnasium import HostEnvironments
+from bellmark.experience import memory as memories
 from bellmark.types import Episodes, Finished, Key, Rollout, Transition
 
 
@@ -75,7 +77,9 @@ class HostProblem(eqx.Module):
     def restored(self, episodes: Episodes) -> Episodes:
         """Go on with saved episodes where the environments can be put back; otherwise with the fresh ones."""
         if not self.environments.can_restore:
-            return self.start(jax.random.key(0), self.environments.count)
+            fresh = self.start(jax.random.key(0), self.environments.count)
+            # what was remembered of the episodes that are dropped goes with them
+            return dataclasses.replace(fresh, memory=jax.tree.map(jnp.zeros_like, episodes.memory))
         self.environments.set_state(jax.tree.map(np.asarray, episodes.state))
         return episodes
 
@@ -95,11 +99,12 @@ class CompiledActor:
     def randomness(self, key: Key, shape: tuple[int, ...]) -> Any:
         return jax.tree.map(np.asarray, _randomness(self._policy, key, shape))
 
-    def __call__(self, observation, randomness, mask=None) -> tuple[np.ndarray, Any]:
-        return jax.tree.map(np.asarray, _act(self._policy, observation, randomness, mask))
+    def __call__(self, observation, randomness, mask=None, memory=None) -> tuple:
+        more = () if memory is None else (memory,)
+        return jax.tree.map(np.asarray, _act(self._policy, observation, randomness, mask, *more))
 
 
-_act = eqx.filter_jit(lambda policy, observation, randomness, mask: policy(observation, randomness, mask))
+_act = eqx.filter_jit(lambda policy, *given: policy(*given))
 _randomness = eqx.filter_jit(lambda policy, key, shape: policy.randomness(key, shape))
 
 
@@ -122,12 +127,16 @@ def host_rollout(
     mask = environments.action_masks()
     undiscounted_return = np.array(episodes.undiscounted_return)
     elapsed = np.array(episodes.length)
+    memory = jax.tree.map(np.asarray, episodes.memory)
     steps, ends = [], []
     for t in range(length):
-        action, remembered = actor(observation, at(randomness, t), mask)
+        action, remembered, memory = memories.act(actor, observation, at(randomness, t), mask, memory)
         following, reward, terminated, truncated = environments.step(spaces.clip_action(action_space, action))
-        steps.append((observation, action, reward, terminated, truncated, following, remembered, mask))
         ended = terminated | truncated
+        next_mask = environments.action_masks()
+        steps.append(
+            (observation, action, reward, terminated, truncated, following, remembered, mask, next_mask)
+        )
         undiscounted_return = undiscounted_return + reward
         elapsed = elapsed + 1
         ends.append((ended, undiscounted_return, elapsed))
@@ -135,15 +144,17 @@ def host_rollout(
             following = environments.reset(mask=ended)
             undiscounted_return = np.where(ended, np.float32(0), undiscounted_return)
             elapsed = np.where(ended, np.int32(0), elapsed)
-        observation, mask = following, environments.action_masks()
+            memory = memories.forget(memory, ended)
+            next_mask = environments.action_masks()
+        observation, mask = following, next_mask
     # to JAX in one call: the very types of a compiled rollout, and cheaper than array by array later
-    (*seen, remembered, masks), (ended, returns, lengths), shown = jax.device_put(
-        (stacked(steps), stacked(ends), (observation, mask, undiscounted_return, elapsed))
+    (*seen, remembered, masks, next_masks), (ended, returns, lengths), shown = jax.device_put(
+        (stacked(steps), stacked(ends), (observation, mask, undiscounted_return, elapsed, memory))
     )
     none = jnp.zeros((), jnp.int32)  # host environments are checked step by step, and named when they break
     return (
         Episodes(episodes.state, *shown),
-        Rollout(Transition(*seen), remembered, masks),
+        Rollout(Transition(*seen), remembered, masks, next_masks),
         Finished(ended, returns, lengths, none, none),
     )
 

@@ -8,12 +8,14 @@ a head.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -23,6 +25,7 @@ from bellmark.maths.moments import Moments
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head
 from bellmark.networks.mlp import MLP, Activation
+from bellmark.networks.recurrent import GRU, Recurrent
 from bellmark.types import Action, Key, Observation
 
 
@@ -107,6 +110,17 @@ class Inputs(eqx.Module):
         size = spaces.flat_size(self.fixed.space)
         return MLP.start(size, hidden, outputs, key, activation=activation, last_scale=last_scale)
 
+    def recurrent(
+        self, hidden: tuple[int, ...], memory: int, key: Key, *, activation: Activation = "tanh"
+    ) -> Recurrent:
+        """A network with `memory` numbers of memory for these features, encoded by the layers `hidden`."""
+        encoder_key, memory_key = jax.random.split(key)
+        *before, last = hidden
+        encoder = self.network(
+            tuple(before), last, encoder_key, activation=activation, last_scale=math.sqrt(2.0)
+        )
+        return Recurrent(encoder, GRU.start(last, memory, memory_key), activation)
+
 
 class StochasticPolicy(eqx.Module):
     """π(a|s) from inputs, a network and a head.
@@ -170,6 +184,72 @@ class HostPolicy:
         """Actions [B] and network outputs for observations [B, …]; `randomness` 0 gives the most probable ones."""
         outputs = self._forward(self._features(observation))
         return self._act(outputs, randomness, mask), outputs
+
+
+class RecurrentPolicy(eqx.Module):
+    """π(a | what was seen of the episode so far): a policy with memory (`bellmark.experience.memory`).
+
+    Remembers, beside its action, the parameters of the distribution, as `StochasticPolicy` does.
+    """
+
+    inputs: Inputs
+    core: Recurrent
+    actor: MLP
+    head: Head
+
+    def initial_memory(self, count: int) -> Float[Array, "count H"]:
+        return jnp.zeros((count, self.core.size))
+
+    def randomness(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B K"]:
+        """The noise of `shape` actions, drawn in one call."""
+        return self.head.noise(key, shape)
+
+    def __call__(
+        self,
+        observation: Observation,
+        randomness: Array | float,
+        mask: Array | None,
+        memory: Float[Array, "*B H"],
+    ) -> tuple[Action, Float[Array, "*B outputs"], Float[Array, "*B H"]]:
+        memory = self.core(self.inputs(observation), memory)
+        outputs = self.actor(memory)
+        return self.head.act(outputs, randomness, mask), outputs, memory
+
+    def mode(
+        self, observation: Observation, mask: Array | None, memory: Float[Array, "*B H"]
+    ) -> tuple[Action, Float[Array, "*B H"]]:
+        """The most probable action, which is the one without noise, and the memory that follows."""
+        action, _, memory = self(observation, 0.0, mask, memory)
+        return action, memory
+
+    def on_host(self) -> "HostRecurrentPolicy | None":
+        """The same policy on NumPy arrays; None where only the compiled one exists (images)."""
+        return HostRecurrentPolicy(self) if isinstance(self.core.encoder, MLP) else None
+
+
+class HostRecurrentPolicy:
+    """A policy with memory on NumPy arrays (see `HostPolicy`)."""
+
+    zero_noise_is_mode = True
+
+    def __init__(self, policy: RecurrentPolicy):
+        advance = policy.core.on_host()
+        assert advance is not None
+        self._policy, self._advance = policy, advance
+        self._features = policy.inputs.on_host()
+        self._actor = policy.actor.on_host()
+        self._act = policy.head.on_host()
+
+    def randomness(self, key: Key, shape: tuple[int, ...]) -> np.ndarray:
+        return np.asarray(_randomness(self._policy, key, shape))
+
+    def __call__(
+        self, observation, randomness: np.ndarray | float, mask: np.ndarray | None, memory: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions [B], outputs and the memory [B, H] that follows; `randomness` 0 gives the most probable actions."""
+        memory = self._advance(self._features(observation), memory)
+        outputs = self._actor(memory)
+        return self._act(outputs, randomness, mask), outputs, memory
 
 
 def value(network: MLP | Convolution, features: Array) -> Float[Array, "*B"]:

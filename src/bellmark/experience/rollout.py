@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from bellmark.envs import spaces
 from bellmark.envs.base import AbstractEnvironment
+from bellmark.experience import memory as memories
 from bellmark.types import Episodes, Finished, Key, Metrics, Observation, Policy, Rollout, Transition
 
 
@@ -70,7 +71,9 @@ def rollout(
 
     def step(episodes: Episodes, randomness):
         noise, step_keys, fresh = randomness
-        action, remembered = policy(episodes.observation, noise, episodes.action_mask)
+        action, remembered, memory = memories.act(
+            policy, episodes.observation, noise, episodes.action_mask, episodes.memory
+        )
         sent = spaces.clip_action(action_space, action)
         state, outcome = jax.vmap(environment.step)(episodes.state, sent, step_keys)
         reward = outcome.reward.astype(jnp.float32)
@@ -85,24 +88,26 @@ def rollout(
         def or_fresh(new, going_on):
             return jnp.where(ended.reshape(ended.shape + (1,) * (going_on.ndim - 1)), new, going_on)
 
-        shown = (state, observation, jax.vmap(environment.action_mask)(state))
-        state, observation, mask = jax.tree.map(or_fresh, fresh, shown)
+        next_mask = jax.vmap(environment.action_mask)(state)
+        state, observation, mask = jax.tree.map(or_fresh, fresh, (state, observation, next_mask))
         onward = Episodes(
             state=state,
             observation=observation,
             action_mask=mask,
             undiscounted_return=jnp.where(ended, 0.0, undiscounted_return),
             length=jnp.where(ended, 0, steps),
+            memory=memories.forget(memory, ended),
         )
-        seen = (transition, remembered, episodes.action_mask)
+        seen = (transition, remembered, episodes.action_mask, next_mask)
         return onward, (seen, (ended, undiscounted_return, steps))
 
     episodes, (seen, (ended, returns, lengths)) = jax.lax.scan(step, episodes, randomness)
-    transition, remembered, mask = seen
+    transition, remembered, mask, next_mask = seen
     # what a reset showed is nobody's successor, so both ends of the steps are looked at
     broken = jnp.maximum(count_broken(transition.observation), count_broken(transition.next_observation))
-    finished = Finished(ended, returns, lengths, count_broken(transition.reward), broken)
-    return episodes, Rollout(transition, remembered, mask), finished
+    impossible = None if mask is None else jnp.sum(~spaces.possible(action_space, mask))
+    finished = Finished(ended, returns, lengths, count_broken(transition.reward), broken, impossible)
+    return episodes, Rollout(transition, remembered, mask, next_mask), finished
 
 
 def count_broken(tree: Observation) -> Int[Array, ""]:
@@ -121,7 +126,7 @@ def episode_metrics(finished: Finished) -> Metrics:
 
     average = mean(finished.undiscounted_return)
     spread = jnp.sqrt(mean(jnp.square(finished.undiscounted_return - average)))
-    return {
+    metrics = {
         "episode/count": count,
         "episode/return": average,
         "episode/return_std": spread,
@@ -129,3 +134,6 @@ def episode_metrics(finished: Finished) -> Metrics:
         "broken/rewards": finished.broken_rewards,
         "broken/observations": finished.broken_observations,
     }
+    if finished.broken_masks is not None:
+        metrics["broken/masks"] = finished.broken_masks
+    return metrics

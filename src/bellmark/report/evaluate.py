@@ -216,6 +216,7 @@ def play_frames(
     try:
         for episode in range(episodes):
             observation, info = player.reset(seed=seed + episode)
+            policy.reset()
             total, step, over = 0.0, 0, False
             while True:
                 try:

@@ -103,6 +103,8 @@ def optimality_or_reason(
     policies: Sequence[Any], environment: AbstractEnvironment, mdp: FiniteMDP, discount: float
 ) -> tuple[Optimality | None, str]:
     """`optimality`, or None and why there is no finite answer."""
+    if any(hasattr(policy, "initial_memory") for policy in policies):
+        return None, "no gap to the optimum: what a policy with memory does is no function of the state"
     try:
         return optimality(policies, environment, mdp, discount), ""
     except BadInput as error:

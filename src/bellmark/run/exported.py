@@ -33,6 +33,10 @@ class TrainedPolicy:
     Observations and actions are NumPy, single or with leading batch axes; actions are ready for the environment
     (clipped to a Box, offset by a Discrete space's `start`).  `deterministic` takes the most probable action;
     otherwise actions are drawn with a generator that `seed` restarts.
+
+    A policy with memory remembers from call to call what it was shown: call `reset()` when an episode begins, and with
+    a batch of observations `reset(mask)` where one does.  `memory` is what it remembers, an array [*batch, size] that
+    can be kept and put back, None before the first observation; policies without memory ignore all of this.
     """
 
     def __init__(self, module: Any, observation_space: gymnasium.Space, action_space: gymnasium.Space):
@@ -40,11 +44,27 @@ class TrainedPolicy:
         self.observation_space = observation_space
         self.action_space = action_space
         self._actor = actor_for(module)
+        self.memory: np.ndarray | None = None
         self.seed(0)
 
     def seed(self, seed: int) -> None:
         """Restart the random numbers of `deterministic=False`."""
         self._key = jax.random.key(seed)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether this policy has a memory."""
+        return hasattr(self.module, "initial_memory")
+
+    def reset(self, where: Any = None) -> None:
+        """Forget the episodes so far: all of them, or those of a batch where the mask `where` is set."""
+        if where is None or self.memory is None:
+            self.memory = None
+            return
+        where, lead = np.asarray(where, bool), self.memory.shape[:-1]
+        if where.shape != lead:
+            raise BadInput(f"reset was given a mask of shape {where.shape}; the memory is of episodes {lead}")
+        self.memory = np.where(where[..., None], np.float32(0), self.memory)
 
     def __call__(self, observation: Any, *, mask: Any = None, deterministic: bool = True) -> Any:
         observation, lead = self._batch(observation)
@@ -55,11 +75,25 @@ class TrainedPolicy:
         if not deterministic:
             self._key, key = jax.random.split(self._key)
             noise = self._actor.randomness(key, (size,))
-        action = act(self._actor, self.module, observation, noise, mask, deterministic)
+        memory = self._flat_memory(lead, size) if self.remembers else None
+        action, memory = act(self._actor, self.module, observation, noise, mask, deterministic, memory)
+        if memory is not None:
+            self.memory = memory.reshape(*lead, -1)
         action = np.asarray(spaces.clip_action(self.action_space, action))
         if self.action_space.dtype is not None:
             action = action.astype(self.action_space.dtype)
         return action.reshape((*lead, *action.shape[1:]))[()]
+
+    def _flat_memory(self, lead: tuple[int, ...], size: int) -> np.ndarray:
+        """What is remembered of each observation's episode, [size, H]; nothing at the beginning."""
+        if self.memory is None:
+            return np.asarray(self.module.initial_memory(size))
+        if self.memory.shape[:-1] != lead:
+            raise BadInput(
+                f"observations of {size} episodes {lead} were given; the memory is of episodes "
+                f"{self.memory.shape[:-1]}: reset() begins anew"
+            )
+        return np.asarray(self.memory, np.float32).reshape(size, -1)
 
     def _batch(self, observation: Any) -> tuple[Any, tuple[int, ...]]:
         """The observation with its leading axes flattened to one, and those axes; refuses what does not fit."""

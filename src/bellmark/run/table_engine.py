@@ -1,6 +1,6 @@
 """What advances table learners: the same methods as `CompiledEngine`, so that the one loop drives them, too.
 
-    SampledEngine    finite models, sampled inside a kernel; one seed per thread, the model shared and read-only
+    SampledEngine    finite models, sampled inside a kernel; one seed or two per thread, the model shared and read-only
     SteppedEngine    Gymnasium environments, stepped in Python; one environment per seed, seeds in turn
 
 A row of metrics is the episodes that ended in it and, where the model is known, how far the policy at its end is from
@@ -23,7 +23,7 @@ from bellmark.algorithms.tabular.loop import ACTION, STATE
 from bellmark.algorithms.tabular.problem import TableProblem
 from bellmark.envs import spaces
 from bellmark.envs.gymnasium import HostEnvironments
-from bellmark.envs.registry import Resolved
+from bellmark.envs.registry import TWINS, Resolved
 from bellmark.envs.to_gymnasium import ToGymnasium
 from bellmark.errors import BadInput
 from bellmark.mdp.model import FiniteMDP
@@ -102,7 +102,7 @@ def _optimal(learner: Any, mdp: FiniteMDP | None) -> np.ndarray | None:
 def _factory(environment: Resolved) -> Callable[[], gymnasium.Env]:
     if environment.make is not None:
         return environment.make
-    if environment.kind == "compiled":
+    if environment.id in TWINS:
         options = environment.options
         return lambda: gymnasium.make(environment.id, disable_env_checker=True, **options)
     compiled: Any = environment.compiled
@@ -157,7 +157,8 @@ class SampledEngine(_Engine):
         """Compile, or find on the disk, what `advance` calls."""
 
         def once() -> None:
-            self.learner.step(self.problem, self.learner.init(self.problem, 0), 1)
+            for size in {len(group) for group in self._groups(states)}:
+                self._step([self.learner.init(self.problem, seed) for seed in range(size)], 1)
 
         self._pool.submit(once).result()
 
@@ -165,17 +166,28 @@ class SampledEngine(_Engine):
         """`iterations` more steps of every seed, in rows of `row_every`; the last row may be shorter."""
         began = time.perf_counter()
 
-        def run(state: TableState) -> list[dict[str, float]]:
-            rows = []
+        def run(group: list[TableState]) -> list[list[dict[str, float]]]:
+            rows: list[list[dict[str, float]]] = [[] for _ in group]
             for first in range(0, iterations, self.row_every):
                 steps = min(self.row_every, iterations - first)
-                _, episodes = self.learner.step(self.problem, state, steps)
-                rows.append({**episodes, **self.measured(state)})
+                episodes = self._step(group, steps)
+                for place, state in enumerate(group):
+                    rows[place].append({**episodes[place], **self.measured(state)})
             return rows
 
-        tables = list(self._pool.map(run, states))
+        tables = [rows for group in self._pool.map(run, self._groups(states)) for rows in group]
         self.seconds["train"] += time.perf_counter() - began
         return states, _stacked(tables)
+
+    def _groups(self, states: list[TableState]) -> list[list[TableState]]:
+        """What one thread advances together: two seeds where no core would be idle then and the learner can."""
+        together = 2 if type(self.learner).loop_of_two is not None and len(states) > cores() else 1
+        return [states[place : place + together] for place in range(0, len(states), together)]
+
+    def _step(self, group: list[TableState], steps: int) -> list[dict[str, float]]:
+        if len(group) == 2:
+            return self.learner.step_two(self.problem, group, steps)
+        return [self.learner.step(self.problem, state, steps)[1] for state in group]
 
     def captured(self, states: list[TableState]) -> list[TableState]:
         return states

@@ -523,10 +523,11 @@ class _Loop:
         where = f"seed {self.config['seeds'][column]}, steps {first:,} to {last:,}"
         if name.startswith(BROKEN) and name != PARAMETERS:
             kind = name.removeprefix(BROKEN)
-            what = f"{int(value)} NaN or infinite {kind if value > 1 else kind.removesuffix('s')}"
-            raise EnvironmentFailure(
-                f"{self.environment.id} returned {what} ({where}); {_standing(self.run)}"
-            )
+            kind = kind if value > 1 else kind.removesuffix("s")
+            what = f"returned {int(value)} NaN or infinite {kind}"
+            if name == f"{BROKEN}masks":
+                what = f"showed {int(value)} action {kind} allowing no action"
+            raise EnvironmentFailure(f"{self.environment.id} {what} ({where}); {_standing(self.run)}")
         what = "the parameters became NaN or infinite" if name == PARAMETERS else f"{name} became {value}"
         raise NonFiniteLoss(
             f"{what} ({where}): observations and rewards were finite, so it arose in the update, "

@@ -1,0 +1,1 @@
+"""Small pixel games, compiled."""
