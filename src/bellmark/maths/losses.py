@@ -28,6 +28,16 @@ def score_function(log_prob: Float[Array, "*N"], advantage: Float[Array, "*N"]) 
     return -log_prob * advantage
 
 
+def expected_action_value(
+    log_probs: Float[Array, "*N A"], action_value: Float[Array, "*N A"]
+) -> Float[Array, "*N"]:
+    """−Σ_a π(a|s) Q(s, a): its gradient, Q held fixed, is minus the policy gradient summed over all actions.
+
+    In expectation it is that of `score_function` with Q(s, a), without the noise of drawing a (Sutton et al., 1999).
+    """
+    return -jnp.sum(jnp.exp(log_probs) * action_value, axis=-1)
+
+
 def clipped_surrogate(
     log_prob: Float[Array, "*N"],
     old_log_prob: Float[Array, "*N"],

@@ -62,3 +62,11 @@ class Convolution(eqx.Module):
             )
             x = jax.nn.relu(x + bias)
         return self.tail(x.reshape(*lead, -1))
+
+    def first(self, count: int) -> "Convolution":
+        """The network of the first `count` outputs."""
+        return Convolution(self.kernels, self.biases, self.strides, self.tail.first(count))
+
+    def scaled(self, count: int, factor: float) -> "Convolution":
+        """The first `count` outputs times `factor`, the others as they are."""
+        return Convolution(self.kernels, self.biases, self.strides, self.tail.scaled(count, factor))

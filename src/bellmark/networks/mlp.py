@@ -98,6 +98,17 @@ class MLP(eqx.Module):
             x = activate(layer(x))
         return self.layers[-1](x)
 
+    def first(self, count: int) -> "MLP":
+        """The network of the first `count` outputs: where policy and value share one, this is the policy's."""
+        *hidden, last = self.layers
+        return MLP((*hidden, Linear(last.weight[:, :count], last.bias[:count])), self.activation)
+
+    def scaled(self, count: int, factor: float) -> "MLP":
+        """The first `count` outputs times `factor`, the others as they are."""
+        *hidden, last = self.layers
+        factors = jnp.where(jnp.arange(last.bias.shape[0]) < count, factor, 1.0)
+        return MLP((*hidden, Linear(last.weight * factors, last.bias * factors)), self.activation)
+
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """(inputs, outputs) of every layer."""

@@ -120,7 +120,7 @@ def test_gradient_is_the_mean_score_over_the_usable_steps():
     algorithm = Reinforce(environments=2, rollout_length=8, hidden=(), discount=0.5, entropy_weight=0.0)
     state = algorithm.init(CompiledProblem(Countdown(truncates=3), 1000, 3), KEY)
     steps = algorithm.steps(ROLLOUT, FRESH, 3)
-    spoiled = Steps(ROLLOUT, jnp.where(steps.usable, steps.score, 1e9), steps.usable)
+    spoiled = Steps(ROLLOUT, steps.returns, jnp.where(steps.usable, steps.score, 1e9), steps.usable)
     inputs = Inputs.start(Countdown().observation_space)
     gradient = jax.grad(lambda networks: algorithm.loss(networks, inputs, spoiled)[0])(state.networks)
     bias = state.networks.actor.layers[-1].bias
