@@ -154,6 +154,24 @@ def test_a_finite_model_is_measured_against_its_optimum(tmp_path, algorithm, fie
     assert "gap to the optimum" in run.verdict
 
 
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("environments", 2.5, "ppo's environments is 2.5; a value of type int is allowed"),
+        ("activation", "gelu", "unknown ppo's activation 'gelu'"),
+        ("hidden", (8, 0.5), "ppo's hidden is 0.5; a value of type int is allowed"),
+        ("anneal", 1, "ppo's anneal is 1; a value of type bool is allowed"),
+    ],
+)
+def test_hyperparameters_of_the_wrong_type(tmp_path, field, value, message):
+    algorithm = bm.PPO()
+    # past the checks of shapes and types that only tests have
+    object.__setattr__(algorithm, field, value)
+    with pytest.raises(bm.BadInput, match=message):
+        bm.train(algorithm, "CartPole-v1", directory=tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_bad_input_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for wrong, message in [
@@ -166,9 +184,6 @@ def test_bad_input_writes_nothing(tmp_path, monkeypatch):
         ({"clipp": 0.1}, r"unknown hyperparameter of ppo 'clipp' \(did you mean 'clip'\?\)"),
         ({"clip": "wide"}, "ppo's clip is 'wide'; a value of type float is allowed"),
         ({"observers": "tensorbored"}, "did you mean 'tensorboard'"),
-        ({"algorithm": bm.PPO(environments=2.5)}, "ppo's environments is 2.5; a value of type int is allowed"),
-        ({"algorithm": bm.PPO(activation="gelu")}, "unknown ppo's activation 'gelu'"),
-        ({"algorithm": bm.PPO(hidden=(8, 0.5))}, "ppo's hidden is 0.5"),
         ({"algorithm": bm.PPO(discount=float("nan"))}, "discount is nan"),
     ]:
         given = {"algorithm": "ppo", "environment": "CartPole-v1", "progress": False} | wrong

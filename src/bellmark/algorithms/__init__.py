@@ -69,7 +69,7 @@ def make_algorithm(name: str, fields: dict[str, Any], base: Any = None) -> Any:
 
 
 def well_typed(algorithm: Any) -> Any:
-    """`algorithm` with every hyperparameter in its declared type: `environments=8.0` is 8, `environments=2.5` refused."""
+    """`algorithm` with every hyperparameter in its declared type: 8.0 environments are 8, 2.5 are refused."""
     hints = typing.get_type_hints(type(algorithm))
     fields = {
         name: fitted(f"{algorithm.name}'s {name}", value, hints[name])
