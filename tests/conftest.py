@@ -14,6 +14,7 @@ CHECKED = (
     "bellmark.experience",
     "bellmark.algorithms.base",
     "bellmark.algorithms.policy_gradient",
+    "bellmark.algorithms.value_based",
 )
 
 # before any of them is imported, for the whole session

@@ -37,6 +37,7 @@ _WHERE = {
     "PPOPenalty": "bellmark.algorithms.policy_gradient.ppo_penalty",
     "ACKTR": "bellmark.algorithms.policy_gradient.acktr",
     "DQN": "bellmark.algorithms.value_based.dqn",
+    "DQN": "bellmark.algorithms.value_based.dqn",
     "MonteCarloPrediction": "bellmark.algorithms.tabular.monte_carlo",
     "MonteCarloControl": "bellmark.algorithms.tabular.monte_carlo",
     "OffPolicyMonteCarlo": "bellmark.algorithms.tabular.monte_carlo",

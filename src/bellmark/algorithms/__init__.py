@@ -22,6 +22,7 @@ ALGORITHMS = {
     "ppo_penalty": "bellmark.algorithms.policy_gradient.ppo_penalty:PPOPenalty",
     "acktr": "bellmark.algorithms.policy_gradient.acktr:ACKTR",
     "dqn": "bellmark.algorithms.value_based.dqn:DQN",
+    "dqn": "bellmark.algorithms.value_based.dqn:DQN",
     "monte_carlo_prediction": "bellmark.algorithms.tabular.monte_carlo:MonteCarloPrediction",
     "td": "bellmark.algorithms.tabular.td:TD",
     "n_step_td": "bellmark.algorithms.tabular.td:NStepTD",

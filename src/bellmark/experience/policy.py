@@ -26,6 +26,7 @@ from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head
 from bellmark.networks.mlp import MLP, Activation
 from bellmark.networks.recurrent import GRU, Recurrent
+from bellmark.networks.values import ValueHead
 from bellmark.types import Action, Key, Observation
 
 
@@ -131,7 +132,7 @@ class StochasticPolicy(eqx.Module):
 
     inputs: Inputs
     network: MLP | Convolution
-    head: Head
+    head: Head | ValueHead
 
     def distribution(
         self, observation: Observation, mask: Array | None = None

@@ -80,6 +80,25 @@ def n_step_return(
     return returns
 
 
+def n_step_window(
+    reward: Float[Array, "n *N"],
+    continues: Float[Array, "n *N"],
+    unbroken: Float[Array, "n *N"],
+    discount: Scalar,
+) -> tuple[Float[Array, "*N"], Float[Array, "*N"], Int[Array, "*N"]]:
+    """(Σ_{k<m} γ^k R_k, γ^m c_{m−1}, m − 1): the parts of an n-step target over a window of n consecutive steps.
+
+    m ≤ n counts the steps up to and with the first broken one.  The target is the first plus the second times V of the
+    successor of step m − 1, the third: `n_step_return` where the values are known only after the windows were drawn.
+    """
+    going = jnp.concatenate([jnp.ones_like(unbroken[:1]), jnp.cumprod(unbroken[:-1], axis=0)])
+    power = discount ** jnp.arange(len(reward), dtype=reward.dtype)
+    power = power.reshape(-1, *(1,) * (reward.ndim - 1))
+    last = jnp.sum(going, axis=0).astype(jnp.int32) - 1
+    factor = jnp.take_along_axis(discount * power * continues, last[None], axis=0)[0]
+    return jnp.sum(power * going * reward, axis=0), factor, last
+
+
 def generalised_advantage(
     reward: Float[Array, "T *B"],
     value: Float[Array, "T *B"],

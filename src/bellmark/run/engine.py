@@ -23,6 +23,8 @@ from jaxtyping import Array, Int
 
 from bellmark.algorithms.base import AbstractAlgorithm, AbstractLearner
 from bellmark.experience.host_rollout import HostProblem
+from bellmark.experience.prioritised import Priorities
+from bellmark.experience.replay import Replay
 from bellmark.experience.rollout import CompiledProblem, count_broken
 from bellmark.run.machine import cores
 from bellmark.run.rows import BROKEN, PARAMETERS, average, merge, weigh
@@ -152,7 +154,8 @@ class HostEngine:
         self.seconds = {"collect": 0.0, "update": 0.0}
         self.interruptible = False
         self._init = eqx.filter_jit(lambda problem, key: algorithm.init(problem, key))
-        self._update = jax.jit(self._watched_update)
+        # the replay is given away, so that it is written in place and not copied at every update
+        self._update = jax.jit(self._watched_update, donate_argnums=0)
         self._compiled = False
         self._before: list[Any] = []
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
@@ -186,7 +189,7 @@ class HostEngine:
 
         After an interrupt while environments were stepped, `rewound` leads back to where `advance` began.
         """
-        self._before = self.captured(states) if self.restorable else states
+        self._before = [_kept(s) for s in self.captured(states)] if self.restorable else states
         table: list[list[dict[str, float]]] = []
         for first in range(0, iterations, self.row_every):
             length = min(self.row_every, iterations - first)
@@ -221,15 +224,17 @@ class HostEngine:
     def _updated(self, state: Any, data: Any) -> tuple[Any, Metrics]:
         """The update, which the environments' own state goes around; its compilation leaves the main thread free."""
         numbers = _episodes(lambda e: dataclasses.replace(e, state=None), state)
+        given = (*_split(numbers), data)
         if self._compiled:
-            after, metrics = self._update(numbers, data)
+            after, metrics = self._update(*given)
         else:
-            after, metrics = self._pool.submit(self._update, numbers, data).result()
+            after, metrics = self._pool.submit(self._update, *given).result()
             self._compiled = True
         kept = iter(_episode_states(state))
         return _episodes(lambda e: dataclasses.replace(e, state=next(kept)), after), metrics
 
-    def _watched_update(self, state: Any, data: Any) -> tuple[Any, Metrics]:
+    def _watched_update(self, memories: Any, rest: Any, data: Any) -> tuple[Any, Metrics]:
+        state = eqx.combine(memories, rest)
         after, metrics = self.algorithm.update(state, data)
         return after, watched(state, after, metrics)
 
@@ -283,8 +288,11 @@ def watched(before: Any, after: Any, metrics: Metrics) -> Metrics:
 
 
 def broken_numbers(state: Any) -> Int[Array, ""]:
-    """How many numbers of a state are NaN or infinite, the episodes in flight left aside."""
-    return count_broken(_episodes(lambda episodes: None, state))
+    """How many numbers of a state are NaN or infinite, episodes in flight and replay memories left aside.
+
+    What goes into a replay was counted as it came; to count all of it at every step would cost more than the step.
+    """
+    return count_broken(_replays(lambda replay: None, _episodes(lambda episodes: None, state)))
 
 
 def _episode_states(state: Any) -> list[Any]:
@@ -294,8 +302,31 @@ def _episode_states(state: Any) -> list[Any]:
 
 def _episodes(change: Callable[[Episodes], Any], state: Any) -> Any:
     """`state` with `change` applied to the episodes in flight, wherever the algorithm keeps them."""
+    return _changed(Episodes, change, state)
+
+
+def _replays(change: Callable[[Any], Any], state: Any) -> Any:
+    """`state` with `change` applied to the replay memories and their priorities."""
+    return _changed((Replay, Priorities), change, state)
+
+
+def _changed(kind: Any, change: Callable[[Any], Any], state: Any) -> Any:
     return jax.tree.map(
-        lambda x: change(x) if isinstance(x, Episodes) else x,
-        state,
-        is_leaf=lambda x: isinstance(x, Episodes),
+        lambda x: change(x) if isinstance(x, kind) else x, state, is_leaf=lambda x: isinstance(x, kind)
     )
+
+
+def _split(state: Any) -> tuple[Any, Any]:
+    """The replay memories of `state`, and everything else; None stands in the place of what is in the other part."""
+    kinds = (Replay, Priorities)
+    part = jax.tree.map(
+        lambda x: jax.tree.map(lambda _: isinstance(x, kinds), x),
+        state,
+        is_leaf=lambda x: isinstance(x, kinds),
+    )
+    return eqx.partition(state, part)
+
+
+def _kept(state: Any) -> Any:
+    """`state`, with replay memories of its own: those of the state that goes on will be written over."""
+    return _replays(lambda memory: jax.tree.map(jnp.copy, memory), state)
