@@ -111,6 +111,16 @@ def gymnasium(peers: str) -> dict[str, Any]:
     return in_turn(mine, Worker(peers, "stable_baselines3_ppo.py", steps, best_threads(peers)), 5)
 
 
+def recurrent(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 1, 102_400, "recurrent_ppo")
+    return in_turn(mine, Worker(peers, "sb3_contrib_recurrent_ppo.py", 4096, best_threads(peers)), 5)
+
+
+def recurrent_gymnasium(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours.py", "gymnasium:CartPole-v1", 1, 20_480, "recurrent_ppo")
+    return in_turn(mine, Worker(peers, "sb3_contrib_recurrent_ppo.py", 4096, best_threads(peers)), 5)
+
+
 @functools.cache
 def best_threads(peers: str) -> int:
     """Torch with one thread or with as many as there are cores: whichever is quicker here."""
@@ -246,6 +256,11 @@ PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "ten-seeds": ("PPO, compiled CartPole, ten seeds together / rejax, vmapped", ten_seeds),
     "compiled": ("PPO, compiled CartPole / Stable-Baselines3 on Gymnasium's", against_stable_baselines3),
     "gymnasium": ("PPO, both on 8 of Gymnasium's CartPole / Stable-Baselines3", gymnasium),
+    "recurrent": ("recurrent PPO, compiled CartPole / sb3-contrib on Gymnasium's", recurrent),
+    "recurrent-gymnasium": (
+        "recurrent PPO, both on 8 of Gymnasium's CartPole / sb3-contrib",
+        recurrent_gymnasium,
+    ),
     "command": ("cold process to solved CartPole / Stable-Baselines3", whole_command),
     "start": ("import bellmark / import stable_baselines3", start_up),
     "memory": ("peak memory", memory),
@@ -271,7 +286,7 @@ def main() -> None:
 
 
 def peer_versions(python: str) -> dict[str, str]:
-    names = ["rejax", "gymnax", "stable-baselines3", "torch", "gymnasium", "jax", "numpy"]
+    names = ["rejax", "gymnax", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "jax", "numpy"]
     code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
 

@@ -6,15 +6,14 @@ import time
 
 import jax
 
-import bellmark as bm
+from bellmark.algorithms import algorithm_class
 from bellmark.envs.registry import resolve
 from bellmark.run.train import open_engine, seeds_from
 
 
-def main(environment: str, seeds: int, steps: int) -> None:
-    algorithm = (
-        bm.PPO()
-    )  # 8 environments × 128 steps, 4 epochs × 4 minibatches, two tanh layers of 64: the defaults
+def main(environment: str, seeds: int, steps: int, name: str = "ppo") -> None:
+    # the defaults; PPO's: 8 environments × 128 steps, 4 epochs × 4 minibatches, two tanh layers of 64
+    algorithm = algorithm_class(name)()
     per_iteration = algorithm.environments * algorithm.rollout_length
     iterations = steps // per_iteration
     config = {
@@ -37,4 +36,4 @@ def main(environment: str, seeds: int, steps: int) -> None:
     engine.close()
 
 
-main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

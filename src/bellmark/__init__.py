@@ -24,19 +24,20 @@ _WHERE = {
     "evaluate": "bellmark.front",
     "load": "bellmark.front",
     "Run": "bellmark.front",
+    "language": "bellmark.language",
     "PPO": "bellmark.algorithms.policy_gradient.ppo",
     "Reinforce": "bellmark.algorithms.policy_gradient.reinforce",
     "VPG": "bellmark.algorithms.policy_gradient.vpg",
     "ActorCritic": "bellmark.algorithms.policy_gradient.actor_critic",
     "QActorCritic": "bellmark.algorithms.policy_gradient.q_actor_critic",
     "A2C": "bellmark.algorithms.policy_gradient.a2c",
+    "A3C": "bellmark.algorithms.policy_gradient.a3c",
     "RecurrentPPO": "bellmark.algorithms.policy_gradient.recurrent_ppo",
     "RecurrentA2C": "bellmark.algorithms.policy_gradient.recurrent_a2c",
     "NaturalPolicyGradient": "bellmark.algorithms.policy_gradient.natural_policy_gradient",
     "TRPO": "bellmark.algorithms.policy_gradient.trpo",
     "PPOPenalty": "bellmark.algorithms.policy_gradient.ppo_penalty",
     "ACKTR": "bellmark.algorithms.policy_gradient.acktr",
-    "DQN": "bellmark.algorithms.value_based.dqn",
     "DQN": "bellmark.algorithms.value_based.dqn",
     "MonteCarloPrediction": "bellmark.algorithms.tabular.monte_carlo",
     "MonteCarloControl": "bellmark.algorithms.tabular.monte_carlo",
@@ -78,6 +79,8 @@ def __getattr__(name: str):
             f"module 'bellmark' has no attribute {name!r}; it offers {', '.join(sorted(_WHERE))}"
         )
     module = importlib.import_module(_WHERE[name])
+    if module.__name__ == f"{__name__}.{name}":
+        return module
     value = (
         getattr(module, name)
         if hasattr(module, name)

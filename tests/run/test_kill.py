@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from small import PPO_FLAGS, RECURRENT_FLAGS, REINFORCE_FLAGS, assert_same
+from small import A3C_FLAGS, PPO_FLAGS, RECURRENT_FLAGS, REINFORCE_FLAGS, assert_same
 
 BELLMARK = [sys.executable, "-m", "bellmark.cli.main"]
 
@@ -36,10 +36,12 @@ def finished(words, **keywords):
     [
         (["ppo", "CartPole-v1", "--steps=150_000", "--seeds=2", *PPO_FLAGS], 2),
         (["reinforce", "CartPole-v1", "--steps=200_000", *REINFORCE_FLAGS], 1),
+        (["a2c", "CartPole-v1", "--steps=100_000", "--environments=2", "--hidden=8", "--shared=yes"], 1),
         (["recurrent_ppo", "CartPole-v1", "--steps=60_000", *RECURRENT_FLAGS, "--minibatches=2"], 1),
         (["recurrent_a2c", "CartPole-v1", "--steps=60_000", *RECURRENT_FLAGS], 1),
+        (["a3c", "CartPole-v1", "--steps=60_000", *A3C_FLAGS], 1),
     ],
-    ids=["ppo", "reinforce", "recurrent ppo", "recurrent a2c"],
+    ids=["ppo", "reinforce", "a2c", "recurrent ppo", "recurrent a2c", "a3c"],
 )
 def test_killed_at_random_and_resumed_is_the_same(tmp_path, words, kills):
     often = ["--checkpoint-seconds=0.02", "--episodes=2"]

@@ -49,7 +49,6 @@ OPTIMUM = {"CartPole-v1": 500.0}
 """The largest return that an episode can have, where it is known and can be reached."""
 
 
-
 @dataclass(frozen=True)
 class Own:
     """A compiled environment that Gymnasium does not have: what makes it, and what is known of it."""

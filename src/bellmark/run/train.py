@@ -323,6 +323,10 @@ def open_engine(
         return open_tables(algorithm, environment, config, timeout)
     if environment.compiled is not None:
         problem = CompiledProblem(environment.compiled, budget, environment.time_limit)
+        if getattr(algorithm, "schedule", None) == "threads":
+            from bellmark.run.asynchronous_engine import AsynchronousEngine
+
+            return AsynchronousEngine(algorithm, problem, seeds, row_every)  # type: ignore[return-value]
         return CompiledEngine(algorithm, problem, seeds, row_every)
     opened: list[HostEnvironments] = []
     try:

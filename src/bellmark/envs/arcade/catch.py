@@ -2,7 +2,7 @@
 
 The screen is 10 × 10 pixels.  A ball appears in the top row, in a random column, and falls one row per step; the paddle
 moves one column left, stays, or moves right.  A ball that lands on the paddle pays 1, any other −1, and the next one
-appears in the same step.  An episode is ten balls, 90 steps; it terminates, and the number of balls left is shown by the
+appears in the same step.  An episode is ten balls, 90 steps; it terminates, and how many balls are left is shown by the
 dim pixels of a row above the board, so that what is shown is the whole state.
 
 Every ball can be caught, from wherever the paddle stands: it falls as many rows as the board has columns to cross.  So
