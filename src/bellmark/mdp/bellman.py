@@ -251,6 +251,78 @@ def backup(
 
 
 @kernel
+def pack(
+    successors: Array,
+    continuation: Array,
+    branching: int,
+    rewards: Array,
+    actions: Array,
+    counts: Array,
+    first: Array,
+    packed_successors: Array,
+    packed_continuation: Array,
+    packed_rewards: Array,
+    start: int,
+    stop: int,
+) -> None:
+    """Copy the rows of the actions still considered to where they lie side by side: those of state s from
+    first[s] on.
+    """
+    num_actions = rewards.shape[1]
+    for s in range(start, stop):
+        for k in range(counts[s]):
+            a = actions[s, k]
+            pair = first[s] + k
+            packed_rewards[pair] = rewards[s, a]
+            source = np.uint64((s * num_actions + a) * branching)
+            target = np.uint64(pair * branching)
+            for i in range(np.uint64(branching)):
+                packed_successors[target + i] = successors[source + i]
+                packed_continuation[target + i] = continuation[source + i]
+
+
+@kernel
+def backup_packed(
+    successors: Array,
+    continuation: Array,
+    branching: int,
+    rewards: Array,
+    first: Array,
+    discount: float,
+    values: Array,
+    out: Array,
+    start: int,
+    stop: int,
+) -> tuple[float, float, float]:
+    """One Jacobi sweep over packed rows: the extremes of out − values, and the largest |out|."""
+    low, high, size = np.inf, -np.inf, 0.0
+    for s in range(start, stop):
+        if first[s] == first[s + 1]:
+            out[s] = 0.0
+            continue
+        best = -np.inf
+        for pair in range(first[s], first[s + 1]):
+            i = np.uint64(pair * branching)
+            last = i + np.uint64(branching)
+            even = i + ((last - i) // TWO) * TWO
+            total = 0.0
+            second = 0.0
+            for k_even in range(i, even, TWO):
+                k_odd = k_even + ONE
+                total += continuation[k_even] * values[np.uint32(successors[k_even])]
+                second += continuation[k_odd] * values[np.uint32(successors[k_odd])]
+            if even < last:
+                total += continuation[even] * values[np.uint32(successors[even])]
+            best = max(best, rewards[pair] + discount * (total + second))
+        out[s] = best
+        change = best - values[s]
+        low = min(low, change)
+        high = max(high, change)
+        size = max(size, abs(best))
+    return low, high, size
+
+
+@kernel
 def backup_in_place(
     successors: Array,
     continuation: Array,
@@ -294,6 +366,67 @@ def backup_in_place(
             if total > best:
                 best = total
                 choice = a
+        largest = max(largest, abs(best - values[s]))
+        values[s] = best
+        policy[s] = choice
+    return largest
+
+
+@kernel
+def improve_in_place(
+    successors: Array,
+    continuation: Array,
+    offsets: Array,
+    rewards: Array,
+    actions: Array,
+    counts: Array,
+    discount: float,
+    values: Array,
+    before: Array,
+    policy: Array,
+    slack: float,
+    backward: bool,
+    start: int,
+    stop: int,
+) -> float:
+    """The same on a slice, in the states' own order, reading `before` outside of it; returns the largest |change|.
+
+    The action taken before stays where no other is better by more than `slack`, and but for rounding, as in
+    `backup`.
+    """
+    num_actions = rewards.shape[1]
+    largest = 0.0
+    for t in range(start, stop):
+        s = start + stop - 1 - t if backward else t
+        if counts[s] == 0:
+            continue
+        best = -np.inf
+        choice = -1
+        kept = policy[s]
+        worth = -np.inf
+        for k in range(counts[s]):
+            a = actions[s, k]
+            pair = s * num_actions + a
+            total = 0.0
+            stay = 0.0
+            for i in range(np.uint64(offsets[pair]), np.uint64(offsets[pair + 1])):
+                j = successors[i]
+                if j == s:
+                    stay += continuation[i]
+                else:
+                    total += continuation[i] * (
+                        values[np.uint32(j)] if start <= j < stop else before[np.uint32(j)]
+                    )
+            total = rewards[s, a] + discount * total
+            if stay > 0.0:
+                total /= 1.0 - discount * stay
+            if a == kept:
+                worth = total
+            if total > best:
+                best = total
+                choice = a
+        if worth >= best - slack - 1e-14 * abs(best):
+            choice = kept
         largest = max(largest, abs(best - values[s]))
         values[s] = best
         policy[s] = choice

@@ -8,6 +8,7 @@ sees the newest values (Gauss–Seidel), across the boundary those of the sweep 
 fixed, so the number of cores never changes a bit of the answer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,12 +185,21 @@ class PolicySystem:
         )
         return out
 
-    def _over_slices(self, task: Any) -> list[Any]:
-        size = len(self.order)
-        if self.threads >= self.slices:
-            return bellman.run(task, size, self.slices)
-        edges = [size * i // self.slices for i in range(self.slices + 1)]
-        return [task(edges[i], edges[i + 1]) for i in range(self.slices)]
+    def _over_slices(self, task: Callable[[int, int], Any]) -> list[Any]:
+        return over_slices(task, len(self.order), self.slices, self.threads)
+
+
+def slices_for(size: int) -> int:
+    """Into how many slices sweeps over so many states are cut, however many cores there are."""
+    return 2 if size >= 20_000 else 1
+
+
+def over_slices(task: Callable[[int, int], Any], size: int, slices: int, threads: int) -> list[Any]:
+    """`task(start, stop)` on each slice, on threads where there are enough; the same bits either way."""
+    if threads >= slices:
+        return bellman.run(task, size, slices)
+    edges = [size * i // slices for i in range(slices + 1)]
+    return [task(edges[i], edges[i + 1]) for i in range(slices)]
 
 
 def policy_system(
@@ -240,7 +250,7 @@ def _room(
         pairs = np.arange(size) * problem.num_actions + np.maximum(policy, 0)
         lengths = np.where(policy >= 0, problem.offsets[pairs + 1] - problem.offsets[pairs], 0)[order]
         starts = _narrow(np.concatenate([[0], np.cumsum(lengths)]))
-    slices = 2 if size >= 20_000 else 1
+    slices = slices_for(size)
     return PolicySystem(
         order,
         position,

@@ -5,17 +5,30 @@
     Prioritised     v(s) ← (T v)(s) where |T v − v| is largest (see `prioritised`)
 
 Jacobi sweeps stop on the spread of T v − v rather than its size, and drop actions that MacQueen's test
-(1967) proves not to be optimal, so that later sweeps read only what is still in question. A sweep's cost: 12
-bytes per transition still considered and 8 per pair.
+(1967) proves not to be optimal, so that later sweeps read only what is still in question. Its proof comes
+late where γ is near 1. So on large models that mix well, actions are dropped sooner, on the guess that what
+is left to change is no more than the spread of the last change; once those sweeps have settled, a full one
+over every action either proves the answer or takes the guess back. A sweep's cost: 12 bytes per transition
+still considered and 8 per pair.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from bellmark.mdp import bellman
 
-from .problem import Problem, Progress, Sweep
+from .problem import Packed, Problem, Progress, Sweep
+
+QUICK = 0.7
+"""A sweep that leaves less than this share of the spread mixes well enough for guessing."""
+
+WORTH_GUESSING = 20_000
+"""Pairs from which guessing saves something to speak of."""
+
+FEW = 0.35
+"""The share of the actions that may be left when those are copied side by side: what the solver's room allows."""
 
 NO_ORDER = np.empty(0, dtype=np.int32)
 
@@ -34,19 +47,38 @@ def jacobi(
     sweep = problem.first_sweep
     progress.note(sweep.residual, values, problem, sweep, policy)
     widths: list[float] = []
+    # Bounds of sweeps over fewer actions prove nothing, so who asked for every sweep's bounds gets none of those.
+    may_guess = problem.weights is None and progress.record is None and problem.rewards.size >= WORTH_GUESSING
+    considered, packed = problem, None
     while True:
-        progress.certificate = problem.finish(values, policy, sweep, tolerance)
-        if progress.certificate is not None or len(progress.residuals) >= limit:
-            return
-        if at_rounding_floor(problem, sweep, progress):
-            return
         shifts = problem.shifts(sweep)
+        proved = considered is problem
+        if proved:
+            progress.certificate = problem.finish(values, policy, sweep, tolerance)
+            if progress.certificate is not None or len(progress.residuals) >= limit:
+                return
+            if at_rounding_floor(problem, sweep, progress):
+                return
+        elif shifts[1] - shifts[0] <= tolerance or sweep.span <= 4 * problem.rounding(sweep.size):
+            considered, packed, may_guess = problem, None, False
         widths.append(shifts[1] - shifts[0])
-        if give_up is not None and give_up(widths):
+        if (give_up is not None and give_up(widths)) or len(progress.residuals) >= limit:
             return
-        sweep, _ = problem.sweep(values, out, spare, problem.margin(shifts, sweep.size))
+        if may_guess and considered is problem and len(widths) > 1 and widths[-1] < QUICK * widths[-2]:
+            considered = replace(problem, actions=problem.actions.copy(), counts=problem.counts.copy())
+        if packed is not None:
+            sweep = packed.sweep(values, out)
+        else:
+            # What a sweep over fewer actions says of V* is no ground for dropping an action for good.
+            margin = problem.margin(shifts, sweep.size) if proved else np.inf
+            if considered is not problem:
+                margin = sweep.span
+            sweep, _ = considered.sweep(values, out, spare, margin)
+            policy, spare = spare, policy
+            if considered is not problem and problem.branching:
+                few = int(considered.counts.sum()) < FEW * problem.rewards.size
+                packed = Packed(considered) if few else None
         values, out = out, values
-        policy, spare = spare, policy
         progress.note(sweep.residual, values, problem, sweep, policy)
 
 
