@@ -21,9 +21,10 @@ RANK = {
     "experience": 3,
     "algorithms": 4,
     "run": 5,
-    "report": 6,
-    "front": 7,
-    "cli": 8,
+    "language": 6,
+    "report": 7,
+    "front": 8,
+    "cli": 9,
 }
 """A folder may import its own rank and those below it; folders of one rank are listed in ASIDE."""
 

@@ -115,14 +115,16 @@ def slots(tree: Any) -> list[tuple[Slot, Any]]:
     return found
 
 
-def write_tree(descriptor: int, leaves: list[tuple[Slot, Any]]) -> str:
-    """Stream the leaves to an open file and return its SHA-256."""
+def write_tree(
+    descriptor: int, leaves: list[tuple[Slot, Any]], metadata: dict[str, str] | None = None
+) -> str:
+    """Stream the leaves to an open file and return its SHA-256; `metadata` joins the header's."""
     # Wide dtypes first, as the format asks: every array then starts at a multiple of its item size.
     ordered = sorted(leaves, key=lambda pair: -pair[0].dtype.itemsize)
     entries: dict[str, Any] = {}
     generators = {slot.name: slot.generator for slot, _ in ordered if slot.generator}
-    if generators:
-        entries["__metadata__"] = generators
+    if generators or metadata:
+        entries["__metadata__"] = {**(metadata or {}), **generators}
     offset = 0
     for slot, _ in ordered:
         span = [offset, offset + slot.bytes]
