@@ -18,6 +18,7 @@ TARGETS = {
     ("ppo", "MountainCar-v0"): (1_000_000, -112, -130),
     ("ppo", "Pendulum-v1"): (100_000, -175, -250),
     ("ppo", "MountainCarContinuous-v0"): (300_000, 90, 90),
+    ("recurrent_ppo", "PositionOnlyCartPole-v1"): (150_000, 475, 400),
     ("reinforce", "CartPole-v1"): (1_000_000, 499, 475),
     # without a critic, a seed that finds no swing-up before its policy hardens learns nothing: one of ten
     ("reinforce", "Acrobot-v1"): (4_000_000, -100, -500),

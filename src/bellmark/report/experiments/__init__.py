@@ -20,6 +20,7 @@ EXPERIMENTS = {
         "maximisation-bias",
         "discount-noise",
         "aliased-corridor",
+        "staleness",
     )
 }
 """Name, as on the command line, to module."""
