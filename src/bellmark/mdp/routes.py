@@ -49,6 +49,13 @@ def likely_route(mdp: FiniteMDP, policy: NDArray[np.int64], values: NDArray[np.f
     return route[::-1]
 
 
+def ends(mdp: FiniteMDP) -> bool:
+    """Whether any transition ends an episode."""
+    if mdp.terminations is not None and bool(mdp.terminations.any()):
+        return True
+    return bool(mdp.terminal[mdp.successors[mdp.probabilities > 0.0]].any())
+
+
 def visited(mdp: FiniteMDP) -> NDArray[np.bool_]:
     """bool [S]: the states in which an episode can be and go on; not cliffs and goals that end it on
     arrival."""

@@ -17,7 +17,7 @@ import gymnasium
 import numpy as np
 
 from bellmark.algorithms.exact import solve
-from bellmark.algorithms.tabular.base import AbstractTableLearner, TableState, episode_metrics
+from bellmark.algorithms.tabular.base import AbstractTableLearner, OnHost, TableState, episode_metrics
 from bellmark.algorithms.tabular.exploration import greedy_actions
 from bellmark.algorithms.tabular.loop import ACTION, STATE
 from bellmark.algorithms.tabular.problem import TableProblem
@@ -242,30 +242,32 @@ class SteppedEngine(_Engine):
         tables: list[list[dict[str, float]]] = []
         for environment, state in zip(self.environments, states, strict=True):
             rows = []
+            learner = OnHost(self.learner, self.problem, state)
             for first in range(0, iterations, self.row_every):
                 tally = np.zeros(4)
                 for _ in range(min(self.row_every, iterations - first)):
-                    self._step(environment, state, tally)
+                    self._step(environment, learner, state.place, tally)
                 rows.append({**episode_metrics(tally), **self.measured(state)})
             tables.append(rows)
         self.seconds["train"] += time.perf_counter() - began
         return states, _stacked(tables)
 
-    def _step(self, environment: HostEnvironments, state: TableState, tally: np.ndarray) -> None:
-        learner, problem = self.learner, self.problem
-        if state.place[STATE] < 0:
-            learner.first_action(problem, state, self._observed(environment.observations))
+    def _step(
+        self, environment: HostEnvironments, learner: OnHost, place: np.ndarray, tally: np.ndarray
+    ) -> None:
+        if place[STATE] < 0:
+            learner.first_action(self._observed(environment.observations))
         self.interruptible = True
-        action = spaces.clip_action(problem.action_space, state.place[ACTION : ACTION + 1])
+        action = spaces.clip_action(self.problem.action_space, place[ACTION : ACTION + 1])
         following, reward, terminated, truncated = environment.step(action)
         self.interruptible = False
         over = bool(terminated[0]), bool(truncated[0]) and not bool(terminated[0])
-        learner.observe(problem, state, float(reward[0]), self._observed(following), *over, tally)
+        learner.observe(float(reward[0]), self._observed(following), *over, tally)
         if any(over):
             self.interruptible = True
             observation = environment.reset(mask=np.ones(1, np.bool_))
             self.interruptible = False
-            learner.first_action(problem, state, self._observed(observation))
+            learner.first_action(self._observed(observation))
 
     def _observed(self, observation: Any) -> int:
         return int(np.asarray(self.problem.index(observation))[0])

@@ -21,28 +21,41 @@ def settings(**fields):
     return settings_of(algorithm_class("q_learning")(**fields), 1000, None)
 
 
-def splitmix(counter, increment, count):
-    """SplitMix64 in Python's own whole numbers."""
+def hashed_counters(counter, increment, count):
+    """The generator in Python's own whole numbers."""
     mask, numbers = 2**64 - 1, []
     for _ in range(count):
         counter = (counter + increment) & mask
-        z = ((counter ^ (counter >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-        numbers.append(((z ^ (z >> 31)) >> 11) / 2**53)
-    return numbers
+        product = counter * (counter ^ 0x8BB84B93962EACC9)
+        numbers.append((((product >> 64) ^ product) & mask) >> 11)
+    return [number / 2**53 for number in numbers]
 
 
-def test_random_numbers_are_splitmix64():
+def test_random_numbers_are_hashed_counters():
     state = generator(3)
-    expected = splitmix(int(state[0]), int(state[1]), 100)
+    expected = hashed_counters(int(state[0]), int(state[1]), 100)
     assert [uniform(state) for _ in range(100)] == expected
 
 
-def test_splitmix64_published_values():
-    # seed 1234567 and the golden increment: the reference implementation's first outputs
-    first, second = splitmix(1234567, 0x9E3779B97F4A7C15, 2)
-    assert first == (6457827717110365317 >> 11) / 2**53
-    assert second == (3203168211198807973 >> 11) / 2**53
+@pytest.mark.parametrize("seed", range(3))
+def test_random_numbers_are_uniform_and_do_not_know_each_other(seed):
+    """χ² of single numbers, their lowest bits, neighbouring pairs and pairs of two seeds; no correlation."""
+    state, other = generator(seed), generator(seed + 1)
+    u = np.array([uniform(state) for _ in range(200_000)])
+    v = np.array([uniform(other) for _ in range(200_000)])
+    low = (u * 2**53).astype(np.int64) & 255
+    for cells in (
+        (u * 256).astype(int),
+        low,
+        (u[:-1] * 16).astype(int) * 16 + (u[1:] * 16).astype(int),
+        (u * 16).astype(int) * 16 + (v * 16).astype(int),
+    ):
+        counts = np.bincount(cells, minlength=256)
+        expected = len(cells) / 256
+        # 255 degrees of freedom: mean 255, standard deviation 22.6
+        assert abs(((counts - expected) ** 2 / expected).sum() - 255) < 5 * 22.6
+    for lag in (1, 2, 3):
+        assert abs(np.corrcoef(u[:-lag], u[lag:])[0, 1]) < 5 / np.sqrt(len(u))
 
 
 def test_seeds_have_odd_and_different_increments():
@@ -58,46 +71,76 @@ def test_below_reaches_every_number_equally():
     assert np.abs(counts - 10_000).max() < 5 * np.sqrt(10_000)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_alias_tables_hold_the_exact_probabilities(seed):
-    """Each column's own and given-away shares add up to the model's probabilities: no sampling, no error."""
+def held(columns, codes, begin, end):
+    """What a row of columns holds: its share of the row, by (reward, code)."""
+    shares = {}
+    for place in range(begin, end):
+        threshold, *rewards = columns[4 * place : 4 * place + 3]
+        for share, reward, code in zip(
+            (threshold, 1 - threshold), rewards, codes[8 * place + 6 : 8 * place + 8], strict=True
+        ):
+            key = float(reward), int(code)
+            shares[key] = shares.get(key, 0.0) + share / (end - begin)
+    return {key: share for key, share in shares.items() if share > 0}
+
+
+@pytest.mark.parametrize("even", [True, False], ids=["padded", "ragged"])
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_hold_the_exact_probabilities(seed, even, monkeypatch):
+    """Own and given-away shares add up to the model's probabilities: no sampling, no error."""
+    if not even:
+        monkeypatch.setattr(sampling, "SMALL", 0)
+        monkeypatch.setattr(sampling, "MOST_PADDING", 0)
     rng = np.random.default_rng(seed)
-    size = int(rng.integers(1, 9))
-    probabilities = rng.dirichlet(np.full(size, 0.3), 6)
-    probabilities[rng.random((6, size)) < 0.3] = 0.0
-    probabilities[:, 0] += 1.0 - probabilities.sum(axis=1)
-    mdp = FiniteMDP.from_arrays(
-        rng.integers(0, 3, (3, 2, size)), probabilities.reshape(3, 2, size), np.zeros((3, 2))
-    )
+
+    def transitions(s, a):
+        size = int(rng.integers(1, 9))
+        shares = rng.dirichlet(np.full(size, 0.3))
+        return [
+            (share, int(rng.integers(3)), float(k), bool(rng.random() < 0.3))
+            for k, share in enumerate(shares)
+        ]
+
+    mdp = FiniteMDP.from_function([0, 1, 2], lambda s: range(2), transitions)
     tables = sampling.sampling_tables(mdp)
+    assert (tables.branching > 0) == even
     for pair in range(6):
         begin, end = mdp.offsets[pair], mdp.offsets[pair + 1]
-        count = end - begin
-        shares = np.zeros(count)
-        np.add.at(shares, np.arange(count), tables.threshold[begin:end] / count)
-        np.add.at(shares, tables.alias[begin:end], (1 - tables.threshold[begin:end]) / count)
-        np.testing.assert_allclose(shares, mdp.probabilities[begin:end], atol=1e-12)
-        assert (shares[mdp.probabilities[begin:end] == 0] == 0).all()
+        expected = {}
+        for place in range(begin, end):
+            ended = mdp.terminations is not None and mdp.terminations[place]
+            code = -1 - mdp.successors[place] if ended else mdp.successors[place]
+            reward = (
+                mdp.rewards.reshape(-1)[pair]
+                if mdp.transition_rewards is None
+                else mdp.transition_rewards[place]
+            )
+            key = float(reward), int(code)
+            expected[key] = expected.get(key, 0.0) + mdp.probabilities[place]
+        found = held(tables.columns, tables.codes, tables.offsets[pair], tables.offsets[pair + 1])
+        assert found == pytest.approx({k: v for k, v in expected.items() if v > 0}, abs=1e-12)
 
 
 def test_transitions_and_starts_are_drawn_with_their_probabilities():
     mdp = examples.grid_world(noise=0.2)
-    problem = TableProblem.sampled(mdp)
-    tables = problem.tables
+    mdp = dataclasses.replace(
+        mdp, initial_distribution=np.eye(mdp.num_states)[0] * 0.7 + 0.3 / mdp.num_states
+    )
+    tables = TableProblem.sampled(mdp).tables
     state = generator(1)
     starts = np.bincount(
-        [int(sampling.draw_start(tables.start_threshold, tables.start_alias, state)) for _ in range(20_000)],
+        [int(sampling.draw_start(tables.starts, tables.start_codes, state)) for _ in range(20_000)],
         minlength=mdp.num_states,
     )
     np.testing.assert_allclose(starts / 20_000, mdp.initial_distribution, atol=0.02)
-    pair = np.uint64(1)
-    drawn = [
-        int(sampling.draw(tables.offsets, tables.branching, tables.threshold, tables.alias, pair, state))
-        for _ in range(20_000)
-    ]
+    drawn = [int(sampling.draw(*tables[:4], np.uint64(1), state)[1]) for _ in range(20_000)]
     begin, end = mdp.offsets[1], mdp.offsets[2]
-    shares = np.bincount(np.array(drawn) - begin, minlength=end - begin) / 20_000
-    np.testing.assert_allclose(shares, mdp.probabilities[begin:end], atol=0.02)
+    for place in range(begin, end):
+        successor = mdp.successors[place]
+        share = np.mean([code in (successor, -1 - successor) for code in drawn])
+        assert share == pytest.approx(
+            mdp.probabilities[begin:end][mdp.successors[begin:end] == successor].sum(), abs=0.02
+        )
 
 
 Q = np.array([[1.0, 3.0, 3.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
@@ -241,9 +284,9 @@ def test_monte_carlo_first_and_every_visit_by_hand():
     for visit in ("first", "every"):
         learner = algorithm_class("monte_carlo_prediction")(discount=1.0, visit=visit)
         problem = TableProblem.sampled(mdp)
-        state = learner.init(problem, 4)
+        state = learner.init(problem, 6)
         lengths = []
-        while len(lengths) < 3:
+        while len(lengths) < 8:
             _, metrics = learner.step(problem, state, 1)
             if metrics["episode/count"]:
                 lengths.append(int(metrics["episode/length"]))
@@ -266,3 +309,25 @@ def test_policies_that_predictors_are_given():
         given_policy("optimal", (), 0.0, problem)
     with pytest.raises(BadInput, match="actions are 3 numbers from 0 to 9; allowed: one for each of the 11"):
         given_policy("uniform", (0, 9, 1), 0.0, problem)
+
+
+@pytest.mark.parametrize("model", ["grid_world", "crawler", "river_swim", "taxi"])
+def test_two_seeds_in_one_thread_are_what_each_is_alone(model):
+    """Bit for bit, however their steps are cut, whoever stands beside whom."""
+    problem = TableProblem.sampled(getattr(examples, model)(), 10_000, time_limit=50)
+    learner = algorithm_class("q_learning")(step_size_schedule="polynomial", epsilon_schedule="linear")
+    alone = [learner.init(problem, seed) for seed in range(3)]
+    metrics = [learner.step(problem, state, 5_000)[1] for state in alone]
+    for first, second in ((0, 1), (2, 0)):
+        states = [learner.init(problem, seed) for seed in (first, second)]
+        learner.step_two(problem, states, 5_000)
+        whole = [learner.init(problem, seed) for seed in (first, second)]
+        for steps in (1, 1_999, 3_000):
+            learner.step_two(problem, whole, steps)
+        for seed, *found in zip((first, second), states, whole, strict=True):
+            for state in found:
+                for name in ("values", "visits", "place", "running", "generator"):
+                    assert np.array_equal(getattr(state, name), getattr(alone[seed], name))
+    pair = learner.step_two(problem, [learner.init(problem, seed) for seed in (1, 2)], 5_000)
+    assert pair == metrics[1:]
+    assert not np.array_equal(alone[0].values, alone[1].values)

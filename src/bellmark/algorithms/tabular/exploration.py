@@ -31,7 +31,7 @@ EpsilonSchedule = Literal["constant", "linear", "exponential"]
 CODES = {"epsilon_greedy": 0, "softmax": 1, "ucb": 2}
 SCHEDULE_CODES = {"constant": 0, "linear": 1, "exponential": 2}
 
-_ZERO = np.uint64(0)
+_ZERO, _ONE, _TWO, _THREE = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
 
 
 def check(learner: Any) -> None:
@@ -62,26 +62,49 @@ def epsilon_at(settings: Any, clock: int) -> float:
     return settings.epsilon * (settings.epsilon_final / settings.epsilon) ** share
 
 
-@inlined
-def scan(values: Any, available: Any, s: int) -> Any:
-    """max_a values(s, a), the last action that reaches it, and how many do. `available` [0, 0] means all."""
+@called
+def scan_any(values: Any, available: Any, s: int) -> Any:
+    """`scan` for any number of actions, of which some may be missing."""
     best, choice, ties = -np.inf, _ZERO, np.int64(0)
-    if len(available) == 0:
-        for a in range(values.shape[1]):
+    for a in range(values.shape[1]):
+        if len(available) == 0 or available[s, np.uint64(a)]:
             value = values[s, np.uint64(a)]
             better = value > best
             ties = np.int64(1) if better else ties + np.int64(value == best)
             choice = np.uint64(a) if value >= best else choice
             best = value if better else best
-    else:
-        for a in range(values.shape[1]):
-            if available[s, np.uint64(a)]:
-                value = values[s, np.uint64(a)]
-                better = value > best
-                ties = np.int64(1) if better else ties + np.int64(value == best)
-                choice = np.uint64(a) if value >= best else choice
-                best = value if better else best
     return best, choice, ties
+
+
+@inlined
+def scan(values: Any, available: Any, s: int) -> Any:
+    """max_a values(s, a), the last action that reaches it, and how many do. `available` [0, 0] means all."""
+    best, choice, ties = -np.inf, _ZERO, np.int64(0)
+    if len(available) == 0 and values.shape[1] == 2:
+        v0, v1 = values[s, _ZERO], values[s, _ONE]
+        best, choice, ties = max(v0, v1), np.uint64(v1 >= v0), np.int64(1) + np.int64(v0 == v1)
+    elif len(available) == 0 and values.shape[1] == 4:
+        # four is what grids have: as a tree, no comparison waits for more than one other
+        v0, v1, v2, v3 = values[s, _ZERO], values[s, _ONE], values[s, _TWO], values[s, _THREE]
+        best = max(max(v0, v1), max(v2, v3))
+        first, second = np.int64(v0 == best), np.int64(v1 == best)
+        third, fourth = np.int64(v2 == best), np.int64(v3 == best)
+        ties = first + second + (third + fourth)
+        choice = np.uint64(second + 2 * third + 3 * fourth)
+    else:
+        best, choice, ties = scan_any(values, available, s)
+    return best, choice, ties
+
+
+@inlined
+def highest(values: Any, available: Any, s: int) -> Any:
+    """max_a values(s, a)."""
+    if len(available) == 0 and values.shape[1] == 2:
+        return max(values[s, _ZERO], values[s, _ONE])
+    if len(available) == 0 and values.shape[1] == 4:
+        return max(max(values[s, _ZERO], values[s, _ONE]), max(values[s, _TWO], values[s, _THREE]))
+    best, _, _ = scan_any(values, available, s)
+    return best
 
 
 @called
@@ -232,9 +255,13 @@ def explore(
 ) -> Any:
     """`choose`, where `scan` has been done already."""
     if settings.exploration == 0:
-        if uniform(generator) < epsilon_at(settings, clock):
-            return any_action(available, values.shape[1], s, generator)
-        return choice if ties <= 1 else among(values, available, s, best, ties, generator)
+        u, epsilon = uniform(generator), epsilon_at(settings, clock)
+        if ties > 1:
+            choice = among(values, available, s, best, ties, generator)
+        if len(available) == 0:
+            # where u < ε, u / ε is a uniform number, too; no branch, which would be mispredicted whenever it explores
+            return np.uint64(np.int64(u / epsilon * values.shape[1])) if u < epsilon else choice
+        return any_action(available, values.shape[1], s, generator) if u < epsilon else choice
     return drawn(settings, values, visits, available, generator, clock, s)
 
 

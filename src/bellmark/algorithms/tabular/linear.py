@@ -38,7 +38,7 @@ from bellmark.experience.policy import FixedSpace
 
 from . import exploration
 from .base import MOST_ROWS, AbstractTableLearner, Gap, TableState
-from .exploration import EpsilonSchedule, choose, epsilon_at, scan
+from .exploration import EpsilonSchedule, choose, epsilon_at, highest
 from .generator import generator, uniform
 from .kernels import inlined, learner_kernel
 from .linear_policy import LinearPolicy
@@ -125,9 +125,12 @@ def linear_q_learning(
     active,
     row,
 ):
+    if terminated:
+        look(w, cells, tiles, s, active, row)
+        move(settings, w, active, a, reward - row[HERE, a])
+        return s
     look(w, cells, tiles, following, active, row)
-    best, _, _ = scan(row, available, HERE)
-    target = reward if terminated else reward + settings.discount * best
+    target = reward + settings.discount * highest(row, available, HERE)
     look(w, cells, tiles, s, active, row)
     move(settings, w, active, a, target - row[HERE, a])
     # the update may have moved the next state's values, too
@@ -236,6 +239,7 @@ class AbstractLinear(AbstractAlgorithm):
     begin: ClassVar[Any]
     learn: ClassVar[Any]
     loop: ClassVar[Any]
+    loop_of_two: ClassVar[Any] = None
     tabular: ClassVar[bool] = True
     predicts: ClassVar[bool] = False
     follow: ClassVar[str] = "uniform"
@@ -246,7 +250,6 @@ class AbstractLinear(AbstractAlgorithm):
     step = AbstractTableLearner.step
     first_action = AbstractTableLearner.first_action
     observe = AbstractTableLearner.observe
-    _arguments = AbstractTableLearner._arguments
 
     @abc.abstractmethod
     def check_fields(self) -> None:

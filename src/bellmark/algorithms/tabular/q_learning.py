@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .base import AbstractControl
-from .exploration import among, choose, explore, scan
+from .exploration import among, choose, explore, highest, scan
 from .generator import uniform
 from .kernels import learner_kernel
-from .loop import loop_around
+from .loop import loop_around, loop_of_two_around
 from .problem import TableProblem
 from .step_sizes import step_size
 from .traces import Traces, mark, no_traces, sweep
@@ -43,14 +43,14 @@ def act(settings, q, visits, available, generator, clock, s, *memory):
 def q_learning(
     settings, q, visits, available, generator, clock, s, a, reward, following, terminated, truncated
 ):
-    best, choice, ties = scan(q, available, following)
-    target = reward if terminated else reward + settings.discount * best
     visits[s, a] += np.uint32(1)
-    q[s, a] += step_size(settings, visits[s, a]) * (target - q[s, a])
-    # the maximum was needed twice, and is found twice only where the update may have moved it
-    if following == s:
-        best, choice, ties = scan(q, available, following)
-    return explore(settings, q, visits, available, generator, clock, following, best, choice, ties)
+    step = step_size(settings, visits[s, a])
+    if terminated:
+        q[s, a] += step * (reward - q[s, a])
+        return s
+    q[s, a] += step * (reward + settings.discount * highest(q, available, following) - q[s, a])
+    # looked at once more, because the update may have moved it: a test whether it has is mispredicted too often
+    return choose(settings, q, visits, available, generator, clock, following)
 
 
 class QLearning(AbstractControl):
@@ -60,6 +60,7 @@ class QLearning(AbstractControl):
     begin: ClassVar[Any] = act
     learn: ClassVar[Any] = q_learning
     loop: ClassVar[Any] = loop_around(act, q_learning)
+    loop_of_two: ClassVar[Any] = loop_of_two_around(act, q_learning)
 
     def memory(self, problem: TableProblem) -> tuple[NDArray[Any], ...]:
         return ()

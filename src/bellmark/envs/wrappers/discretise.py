@@ -33,7 +33,11 @@ class StateIndex:
 
     def __init__(self, space: gymnasium.Space, parts: Sequence[tuple[int, int | NDArray[np.float64]]]):
         self.space = space
-        self.parts = tuple(parts)
+        # rounded once to what observations are rounded to
+        self.parts = tuple(
+            (count, rule if isinstance(rule, int) else rule.astype(np.float32).astype(np.float64))
+            for count, rule in parts
+        )
         self.size = math.prod(count for count, _ in self.parts)
         if self.size > MOST_STATES:
             shape = " × ".join(str(count) for count, _ in self.parts)
@@ -72,10 +76,7 @@ class StateIndex:
     def __call__(self, observation: Any) -> Any:
         index: Any = 0
         for (count, rule), value in zip(self.parts, _flattened(self.space, observation), strict=True):
-            if isinstance(rule, int):
-                component = value - rule
-            else:
-                component = (value[..., None] >= rule.astype(np.float32)).sum(axis=-1)
+            component = value - rule if isinstance(rule, int) else _edges_below(rule, value)
             index = index * count + component
         return index
 
@@ -162,6 +163,13 @@ def _checked_edges(place: int, given: ArrayLike) -> NDArray[np.float64]:
             f"edges of component {place} are {edges.tolist()}; an increasing list of numbers is allowed"
         )
     return edges
+
+
+def _edges_below(edges: NDArray[np.float64], value: Any) -> Any:
+    """How many edges lie at or below `value`, both as float32; one search on the host, one comparison per edge else."""
+    if isinstance(value, np.ndarray | np.generic):
+        return np.searchsorted(edges, value.astype(np.float32), side="right")
+    return (value[..., None] >= edges.astype(np.float32)).sum(axis=-1)
 
 
 def _flattened(space: gymnasium.Space, observation: Any) -> list[Any]:
