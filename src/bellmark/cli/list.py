@@ -50,16 +50,22 @@ def _algorithms(containing: str) -> None:
 
 
 def _environments(containing: str) -> None:
-    from bellmark.envs.registry import list_environments
+    from bellmark.envs.registry import OWN, list_environments
 
-    kinds = {"compiled": "compiled", "finite": "finite example", "gymnasium": "Gymnasium"}
+    kinds = {
+        "compiled": "compiled twin",
+        "own": "compiled",
+        "finite": "finite example",
+        "gymnasium": "Gymnasium",
+    }
     found = [entry for entry in list_environments() if containing.lower() in entry.id.lower()]
     rows = [("id", "kind", "time limit", "solved at", "")] if found else []
     for entry in found:
         limit = f"{entry.time_limit:,}" if entry.time_limit else ""
         threshold = f"{entry.threshold:g}" if entry.threshold is not None else ""
         needs = f"needs {entry.install}" if entry.install else ""
-        rows.append((entry.id, kinds.get(entry.kind, entry.kind), limit, threshold, needs))
+        kind = kinds.get("own" if entry.id in OWN else entry.kind, entry.kind)
+        rows.append((entry.id, kind, limit, threshold, needs))
     _table(rows, right=(2, 3))
     _count(
         len(found),
