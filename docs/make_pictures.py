@@ -6,6 +6,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+import bellmark as bm
+from bellmark.report.evaluate import play_frames
+
 PICTURES = Path(__file__).parent / "pictures"
 
 COMMANDS = {
@@ -21,7 +27,22 @@ COMMANDS = {
 }
 
 
+def crawler() -> None:
+    """Every third step of two strokes of the robot, of a run with its preset, after it has found its gait."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = f"{folder}/run"
+        bm.train("q_learning", "crawler", directory=run, progress=False, episodes=1)
+        frames = list(play_frames(run, 1, 0, steps=82))[60:82:3]
+    # nothing happens in the upper half
+    frames = [frame[frame.shape[0] // 2 - 30 :] for frame in frames]
+    rows = [np.concatenate(frames[place : place + 2], axis=1) for place in range(0, len(frames), 2)]
+    Image.fromarray(np.concatenate(rows)).quantize(64, dither=Image.Dither.NONE).save(
+        PICTURES / "crawler.png"
+    )
+
+
 def main() -> None:
+    crawler()
     bellmark = Path(sys.executable).parent / "bellmark"
     for name, (arguments, picture) in COMMANDS.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -19,8 +19,8 @@ def played(monkeypatch):
     """What was asked of the player, which here shows a brightening square for three frames per episode."""
     asked = []
 
-    def play_frames(run, episodes, seed, seed_index=0, environment=None, overlay=True):
-        asked.append((run, episodes, seed, seed_index, environment, overlay))
+    def play_frames(run, episodes, seed, seed_index=0, environment=None, overlay=True, steps=None):
+        asked.append((run, episodes, seed, seed_index, environment, overlay, steps))
         for number in range(3 * episodes):
             yield np.full((20, 30, 3), 10 * number, np.uint8)
 
@@ -58,9 +58,11 @@ def test_a_film_of_what_was_asked_for(tmp_path, run, played, capsys):
         "gymnasium:CartPole-v1",
         "--fps",
         "10",
+        "--steps",
+        "40",
     ]
     assert main([run, "--output", str(film), *arguments]) == 0
-    assert played == [(run, 2, 7, 1, "gymnasium:CartPole-v1", True)]
+    assert played == [(run, 2, 7, 1, "gymnasium:CartPole-v1", True, 40)]
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "playing 2 episodes of PPO on gymnasium:CartPole-v1"
     assert out[-1].startswith(f"wrote {film} (6 frames, 0.6 s, ")
@@ -72,7 +74,7 @@ def test_a_film_of_what_was_asked_for(tmp_path, run, played, capsys):
 
 def test_without_an_output_the_film_is_in_the_runs_report(run, played, capsys):
     main([run])
-    assert played == [(run, 1, 0, 0, None, True)]
+    assert played == [(run, 1, 0, 0, None, True, None)]
     assert [path.stem for path in RunDirectory.open(run).report.iterdir()] == ["watch"]
     assert f"wrote {run}/report/watch." in capsys.readouterr().out
 

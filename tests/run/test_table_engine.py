@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import gymnasium
 import numpy as np
@@ -14,6 +15,7 @@ import bellmark as bm
 from bellmark.algorithms import ALGORITHMS, algorithm_class
 from bellmark.algorithms.exact import optimality_gap, solve
 from bellmark.cli import compare, train
+from bellmark.envs.crawler import PIXELS, draw_crawler
 from bellmark.envs.registry import resolve
 from bellmark.envs.wrappers.discretise import Discretise
 from bellmark.run import checkpoint
@@ -237,6 +239,93 @@ def test_a_model_too_large_for_the_gap_is_learnt_without_it():
     assert "gap/greedy" not in rows
     with pytest.raises(bm.BadInput, match=r"21,00\d states are too many.*optimality_gap.*gap='off'"):
         opened("q_learning", large, gap="on")
+
+
+def test_a_table_beyond_memory_is_refused():
+    """90 million states fit the index, and with 1,000 actions no machine that a table is meant for."""
+    space = gymnasium.spaces.Box(-1.0, 1.0, (2,))
+    problem = types.SimpleNamespace(
+        observation_space=space,
+        action_space=gymnasium.spaces.Discrete(1000),
+        time_limit=None,
+        environment=None,
+    )
+    with pytest.raises(
+        bm.BadInput,
+        match=r"90,000,000 states × 1000 actions need 1,006 GiB per seed; at most 64 GiB.*fewer bins",
+    ):
+        algorithm_class("q_learning")(bins=(9000, 10_000)).check(problem)
+
+
+def walked(mdp, actions, steps=2_000):
+    """Distance per step of a policy, its last half."""
+    state, total = int(np.argmax(mdp.initial_distribution)), 0.0
+    for step in range(steps):
+        ((_, state, reward, _),) = [t for t in mdp.transitions(state, int(actions[state])) if t[0] > 0]
+        total += reward if step >= steps // 2 else 0.0
+    return total / (steps - steps // 2)
+
+
+def test_the_crawler_learns_to_walk(tmp_path):
+    """Every seed's greedy policy walks at the speed of the exact optimum; before it has learnt it stays where it is."""
+    run = bm.train("q_learning", "crawler", seeds=5, episodes=1, directory=tmp_path / "run", progress=False)
+    mdp = bm.examples.crawler()
+    fastest = walked(mdp, solve(mdp, 0.99).policy)
+    assert fastest > 4.0
+    for policy in run.policies:
+        assert walked(mdp, np.asarray(policy.module.actions)) > 0.97 * fastest
+    short = bm.train(
+        "q_learning", "crawler", steps=50, episodes=1, directory=tmp_path / "short", progress=False
+    )
+    assert walked(mdp, np.asarray(short.policy.module.actions)) < 0.2 * fastest
+
+
+def test_the_crawler_is_seen_to_walk(tmp_path):
+    """In the film the blue body is further to the right, by as much as was earned; the hand presses it up."""
+    mdp = bm.examples.crawler()
+
+    def body(frame):
+        """Where the pixels of the body's colour are: mean column, top row."""
+        blue = np.all(np.abs(frame.astype(int) - [0x2F, 0x6F, 0xDD]) < 8, axis=-1)
+        return np.nonzero(blue)[1].mean(), np.nonzero(blue)[0].min()
+
+    up, down = mdp.index((4, 12)), mdp.index((2, 5))
+    (here, low), (there, _), (_, high) = (
+        body(draw_crawler(mdp, state, far)) for state, far in ((up, 0.0), (up, 100.0), (down, 0.0))
+    )
+    assert there - here == pytest.approx(100 * PIXELS, abs=1.0)
+    assert high < low - 3
+
+
+def test_at_discount_1_the_verdict_has_a_gap_where_one_is_well_posed(tmp_path):
+    """What is left undecided in states that the policy never comes to does not matter; going round for ever does."""
+    fields = {"discount": 1.0, "episodes": 2, "progress": False}
+    run = bm.train("q_learning", "cliff-walking", steps=30_000, directory=tmp_path / "a", **fields)
+    assert run.ending.optimality.gaps == (0.0,)
+    assert "near-optimal: gap to the optimum 0 (discount 1)" in run.verdict
+    early = bm.train("q_learning", "cliff-walking", steps=100, directory=tmp_path / "b", **fields)
+    assert early.ending.optimality.gaps == (np.inf,)
+    assert "its policy never ends, so the gap to the optimum is infinite" in early.verdict
+    saved = json.loads((tmp_path / "b" / "report" / "evaluation.json").read_text())
+    assert saved["optimality_gap"] == [None]
+
+
+def test_cart_pole_needs_no_flags(tmp_path):
+    """The preset brings the bins; given ones come before it."""
+    run = bm.train(
+        "q_learning", "CartPole-v1", steps=200, episodes=1, directory=tmp_path / "a", progress=False
+    )
+    assert run.policy.module.bins == (1, 1, 6, 12)
+    run = bm.train(
+        "q_learning",
+        "CartPole-v1",
+        steps=200,
+        episodes=1,
+        bins=(2, 2, 2, 2),
+        directory=tmp_path / "b",
+        progress=False,
+    )
+    assert run.policy.module.bins == (2, 2, 2, 2)
 
 
 def test_gymnasium_s_tables_are_sampled_unless_gymnasium_is_asked_for():

@@ -30,6 +30,9 @@ def main(arguments: list[str]) -> int:
         help="default report/watch in the run: .mp4 with the extra `video`, else .gif",
     )
     parser.add_argument("--environment", metavar="ENV", help="play in this one; default the run's own")
+    parser.add_argument(
+        "--steps", type=integer, help="at most so many of each episode; default all, 300 where none ever ends"
+    )
     parser.add_argument("--fps", type=float, default=30.0, help="frames per second; default 30")
     given = parser.parse(arguments)
     directory = RunDirectory.open(given.run)
@@ -37,6 +40,8 @@ def main(arguments: list[str]) -> int:
     agents = len(config["seeds"])
     if given.episodes < 1:
         raise BadInput(f"--episodes is {given.episodes}; allowed: 1 or more")
+    if given.steps is not None and given.steps < 1:
+        raise BadInput(f"--steps is {given.steps}; allowed: 1 or more")
     if given.seed < 0:
         raise BadInput(f"--seed is {given.seed}; allowed: 0 or more")
     if not 0 <= given.agent < agents:
@@ -64,6 +69,7 @@ def main(arguments: list[str]) -> int:
             seed_index=given.agent,
             environment=given.environment,
             overlay=True,
+            steps=given.steps,
         )
         for frame in frames:
             count += 1

@@ -100,9 +100,17 @@ class FiniteEnvironment(AbstractEnvironment):
         return None if self.mdp.available.all() else self.available[state]
 
     def render(self, state: State) -> np.ndarray:
-        if self.mdp.layout is None:
-            raise NotImplementedError(f"{self.mdp.name or 'this model'} has no grid to draw")
-        return draw_state(self.mdp.layout, int(state))
+        return self.render_after(state, 0.0)
+
+    def render_after(self, state: State, earned: float) -> np.ndarray:
+        """`render` where rewards say more than the state does: the crawling robot has come as far as it has earned."""
+        if self.mdp.layout is not None:
+            return draw_state(self.mdp.layout, int(state))
+        if self.mdp.name == "crawler":
+            from bellmark.envs.crawler import draw_crawler
+
+            return draw_crawler(self.mdp, int(state), earned)
+        raise NotImplementedError(f"{self.mdp.name or 'this model'} has no grid to draw")
 
     def _draw(self, pair: Int[Array, ""], key: Key) -> Int[Array, ""]:
         """The first transition of the pair whose cumulative probability exceeds a uniform number."""

@@ -27,6 +27,7 @@ class ToGymnasium(gymnasium.Env):
         self.action_space = environment.action_space
         self._state: Any = None
         self._key: Any = None
+        self._earned = 0.0
 
         def shown(state):
             return environment.observe(state), environment.action_mask(state)
@@ -46,6 +47,7 @@ class ToGymnasium(gymnasium.Env):
         gymnasium.Env.reset(self, seed=seed)
         start, self._key = jax.random.split(jax.random.key(int(self.np_random.integers(2**31))))
         self._state, shown = self._reset(start)
+        self._earned = 0.0
         return self._on_host(shown)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -54,13 +56,17 @@ class ToGymnasium(gymnasium.Env):
         self._state, self._key, outcome, shown = self._step(self._state, action, self._key)
         observation, info = self._on_host(shown)
         reward, terminated, truncated = jax.device_get(outcome)
+        self._earned += float(reward)
         return observation, float(reward), bool(terminated), bool(truncated), info
 
     def render(self) -> np.ndarray | None:
         """The picture of the present state, or None where no render mode was asked for."""
         if self.render_mode is None or self._state is None:
             return None
-        return self.environment.render(jax.device_get(self._state))
+        state = jax.device_get(self._state)
+        # what some environments look like depends on what was earned on the way
+        after = getattr(self.environment, "render_after", None)
+        return self.environment.render(state) if after is None else after(state, self._earned)
 
     def _on_host(self, shown: tuple[Any, Any]) -> tuple[Any, dict[str, Any]]:
         observation, mask = jax.device_get(shown)

@@ -16,6 +16,7 @@ from bellmark.envs.registry import Resolved, resolve
 from bellmark.envs.to_gymnasium import ToGymnasium
 from bellmark.errors import BadInput, BellmarkError
 from bellmark.experience.evaluation import play, play_on_host
+from bellmark.mdp.routes import ends
 from bellmark.report.statistics import interquartile_mean, interval
 from bellmark.run.compilation import keep_compiled_programs
 from bellmark.run.directory import RunDirectory
@@ -26,6 +27,8 @@ from bellmark.run.train import check_seconds, environment_of, seeds_from
 MOST_EPISODES = 1_000_000
 LONGEST_EPISODE = 27_000
 """Where an environment has no time limit of its own, an episode is given up after this many steps, and counted."""
+EXCERPT = 300
+"""Steps that are shown of an episode that never ends."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,8 +198,12 @@ def play_frames(
     seed_index: int = 0,
     environment: Any = None,
     overlay: bool = True,
+    steps: int | None = None,
 ) -> Iterator[np.ndarray]:
-    """Pictures, uint8 [height, width, 3], of a run's policy playing whole episodes."""
+    """Pictures, uint8 [height, width, 3], of a run's policy playing whole episodes, or at most `steps` of each.
+
+    Where no episode ever ends, an excerpt is shown.
+    """
     from bellmark.report.video import caption
 
     opened = RunDirectory.open(run)
@@ -212,7 +219,8 @@ def play_frames(
         player: gymnasium.Env = ToGymnasium(resolved.compiled, render_mode="rgb_array")
     else:
         player = resolve(resolved.id, **{**resolved.options, "render_mode": "rgb_array"}).make()  # type: ignore
-    limit = resolved.time_limit or LONGEST_EPISODE
+    endless = resolved.mdp is not None and resolved.time_limit is None and not ends(resolved.mdp)
+    limit = min(resolved.time_limit or LONGEST_EPISODE, steps or (EXCERPT if endless else LONGEST_EPISODE))
     try:
         for episode in range(episodes):
             observation, info = player.reset(seed=seed + episode)

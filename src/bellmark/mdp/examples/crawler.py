@@ -21,6 +21,17 @@ HAND_ANGLES = (-math.pi, 0.0)
 TURNS = {"arm down": (-1, 0), "arm up": (1, 0), "hand in": (0, -1), "hand out": (0, 1)}
 
 
+def joints(arm_share: float, hand_share: float) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The elbow and the tip of the hand, each (distance before the hinge, height above the ground).
+
+    Shares of the angles' ranges, 0 to 1; the second angle is counted from the arm.
+    """
+    arm = ARM_ANGLES[0] + (ARM_ANGLES[1] - ARM_ANGLES[0]) * arm_share
+    hand = arm + HAND_ANGLES[0] + (HAND_ANGLES[1] - HAND_ANGLES[0]) * hand_share
+    elbow = ARM * math.cos(arm), HINGE_HEIGHT + ARM * math.sin(arm)
+    return elbow, (elbow[0] + HAND * math.cos(hand), elbow[1] + HAND * math.sin(hand))
+
+
 def crawler(
     arm_notches: int = 9, hand_notches: int = 13, slip: float = 0.0, discount: float = 0.9
 ) -> FiniteMDP:
@@ -29,13 +40,7 @@ def crawler(
     probability(slip, "slip")
 
     def tip(state: tuple[int, int]) -> tuple[float, float]:
-        """(distance before the hinge, height above the ground) of the tip of the hand."""
-        low, high = ARM_ANGLES
-        arm = low + (high - low) * state[0] / (arms - 1)
-        low, high = HAND_ANGLES
-        hand = arm + low + (high - low) * state[1] / (hands - 1)
-        height = HINGE_HEIGHT + ARM * math.sin(arm) + HAND * math.sin(hand)
-        return ARM * math.cos(arm) + HAND * math.cos(hand), height
+        return joints(state[0] / (arms - 1), state[1] / (hands - 1))[1]
 
     def outcomes(state: tuple[int, int], action: str) -> Iterator[Transition]:
         turned = (state[0] + TURNS[action][0], state[1] + TURNS[action][1])
