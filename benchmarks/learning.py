@@ -3,15 +3,18 @@
     python benchmarks/learning.py                                       all of them
     python benchmarks/learning.py ppo:CartPole-v1 ppo:Acrobot-v1        some
 
-Presets were tuned on seeds from 100 on; here they meet seeds 0 to 9.  For every case there comes into `results/` a
-`learning-….json` (what was trained, by which version, on which machine, in what time, what it reached, the learning
-curve) and a `learning-….csv` (every evaluation episode).  `results/learning.png` shows all cases that are there.
+    python benchmarks/learning.py --keep runs/mujoco ppo:Hopper-v5      go on with what an earlier call left there
+
+Presets were tuned on seeds from 100 on; here they meet seeds 0 to 9, on MuJoCo seeds 0 to 2.  For every case there
+comes into `results/` a `learning-….json` (what was trained, by which version, on which machine, in what time, what it
+reached, the learning curve) and a `learning-….csv` (every evaluation episode).  `results/learning.png` shows all cases
+that are there.
 """
 
+import argparse
 import csv
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +32,8 @@ from bellmark.run.presets import PRESETS, configured, preset
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = range(10)
+MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
+"""Slow ones: fewer seeds."""
 EPISODES = 100
 PARTS = ("algorithms/policy_gradient", "envs", "experience", "front.py", "maths", "networks", "report", "run")
 """What such a run goes through."""
@@ -36,22 +41,24 @@ PARTS = ("algorithms/policy_gradient", "envs", "experience", "front.py", "maths"
 CASES = [f"{algorithm}:{environment}" for algorithm, environment in PRESETS] + ["ppo:gymnasium:CartPole-v1"]
 
 
-def measure(case: str) -> dict[str, Any]:
-    """Train ten seeds of one preset and write down what came of it."""
+def measure(case: str, keep: str | None = None) -> dict[str, Any]:
+    """Train one preset's seeds and write down what came of it; with `keep`, go on with what was interrupted there."""
     algorithm, _, environment = case.partition(":")
     found = preset(algorithm, environment)
     if case not in CASES or found is None:
         raise SystemExit(f"{case} is not a preset; allowed: {', '.join(CASES)}")
+    seeds = list(SEEDS)[: 3 if environment in MUJOCO else None]
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        run = bm.train(
-            algorithm,
-            environment,
-            seeds=list(SEEDS),
-            episodes=EPISODES,
-            progress=False,
-            directory=f"{folder}/run",
-        )
+        directory = Path(keep or folder) / file_name(case)
+        if directory.exists():
+            run = bm.resume(directory, progress=False)
+        else:
+            run = bm.train(
+                algorithm, environment, seeds=seeds, episodes=EPISODES, progress=False, directory=directory
+            )
+        if run.outcome != "finished":
+            raise SystemExit(f"{case}: interrupted at step {run.step:,}; call again to go on")
         seconds = time.perf_counter() - began
         curve = learning(run.metrics)
     returns = run.evaluation.returns
@@ -63,7 +70,7 @@ def measure(case: str) -> dict[str, Any]:
         "environment": environment,
         "fields": fields_of(configured(algorithm, environment)),
         "steps_per_seed": run.step,
-        "seeds": list(SEEDS),
+        "seeds": seeds,
         "episodes_per_seed": EPISODES,
         "policy": "final, deterministic",
         "mean_return_of_each_seed": means.round(3).tolist(),
@@ -86,7 +93,7 @@ def measure(case: str) -> dict[str, Any]:
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["seed", "episode", "return", "length"])
-        for seed, line, lengths in zip(SEEDS, returns, run.evaluation.lengths, strict=True):
+        for seed, line, lengths in zip(seeds, returns, run.evaluation.lengths, strict=True):
             rows.writerows(
                 [seed, e, f"{r:.6g}", n] for e, (r, n) in enumerate(zip(line, lengths, strict=True))
             )
@@ -131,10 +138,10 @@ def draw(path: Path) -> None:
     results = [json.loads(file.read_text()) for file in found if file.exists()]
     columns = min(3, len(results))
     rows = -(-len(results) // columns)
-    with plots._style():
-        figure = plots._figure(3.7 * columns, 0.75 + 2.6 * rows)
+    with plots.style():
+        figure = plots.new_figure(3.7 * columns, 0.75 + 2.6 * rows)
         height = figure.get_figheight()
-        plots._title(
+        plots.title_lines(
             figure,
             "What the presets learn",
             "return against environment steps per seed: interquartile mean of ten seeds with its 95 % bootstrap band; "
@@ -156,16 +163,16 @@ def draw(path: Path) -> None:
                 k: np.array([np.nan if x is None else x for x in v], float)
                 for k, v in result["curve"].items()
             }
-            plots._draw(
+            plots.draw_learning(
                 axes, Learning(seeds=np.zeros((0, 0)), window=0, **curve), plots.COLOURS[0], width=1.6
             )
             reached = result["interquartile_mean"]
-            plots._dot(axes, curve["position"][-1], reached, plots.COLOURS[0])
+            plots.dot(axes, curve["position"][-1], reached, plots.COLOURS[0])
             title = f"{plots.algorithm_title(result['algorithm'])} · {result['environment']}"
             axes.set_title(f"{title}   {reached:.1f}", loc="left", fontsize=9, color=plots.INK)
             axes.tick_params(labelsize=8)
-            plots._steps(axes, "", ticks=4)
-        plots._save(figure, path)
+            plots.steps_axis(axes, "", ticks=4)
+        plots.save(figure, path)
 
 
 def line(result: dict[str, Any]) -> str:
@@ -173,11 +180,17 @@ def line(result: dict[str, Any]) -> str:
     return (
         f"{result['algorithm']} {result['environment']}: interquartile mean {result['interquartile_mean']:.1f} "
         f"[{low:.1f}, {high:.1f}], worst seed {result['worst_seed']:.1f}, {result['steps_per_seed']:,} steps per "
-        f"seed, ten seeds in {result['seconds_training_all_seeds']:.1f} s"
+        f"seed, {len(result['seeds'])} seeds in {result['seconds_training_all_seeds']:.1f} s"
     )
 
 
 if __name__ == "__main__":
-    for case in sys.argv[1:] or CASES:
-        print(line(measure(case)), flush=True)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="ALGORITHM:ENVIRONMENT, all presets if none is named"
+    )
+    parser.add_argument("--keep", help="the folder where runs are kept and gone on with")
+    given = parser.parse_args()
+    for case in given.cases or CASES:
+        print(line(measure(case, given.keep)), flush=True)
     draw(RESULTS / "learning.png")

@@ -47,8 +47,8 @@ def columns(rows=40, seeds=4, final=500.0, seed=0):
 def figures(monkeypatch):
     """Every figure that is saved, still as Matplotlib's objects."""
     saved = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: saved.append(figure) or save(figure, path))
+    save = plots.save
+    monkeypatch.setattr(plots, "save", lambda figure, path: saved.append(figure) or save(figure, path))
     return saved
 
 
@@ -225,3 +225,27 @@ def test_numbers_read_well(value, text):
 )
 def test_steps_read_well(value, text):
     assert plots.compact(value) == text
+
+
+def test_the_exact_gap_is_drawn_without_being_asked_for(tmp_path, figures):
+    """Wherever it was measured; rows in which a policy never ends are left out, and 0 has its place."""
+    table = columns()
+    greedy = np.linspace(1.0, 0.0, 40)[:, None] * np.ones(4)
+    greedy[:2], greedy[-6:] = np.inf, 0.0
+    table |= {"gap/greedy": greedy, "gap/behaviour": greedy + 0.5}
+    learning_curve(
+        table,
+        {**CONFIG, "algorithm": {"name": "q_learning", "fields": {"discount": 0.9}}},
+        tmp_path / "a.png",
+    )
+    (figure,) = figures
+    words = " ".join(texts(figure))
+    for expected in ("exact gap to the optimum, discount 0.9", "greedy policy  0", "policy that acts  0.5"):
+        assert expected in words
+    (axes,) = [axes for axes in figure.axes if "exact gap" in axes.get_title(loc="left")]
+    assert axes.get_yscale() == "symlog"
+    lines = [line.get_ydata() for line in axes.lines]
+    assert len(lines) == 2
+    assert np.nanmin(lines[0]) == 0.0
+    learning_curve(columns(), CONFIG, tmp_path / "b.png")
+    assert not any("exact gap" in axes.get_title(loc="left") for axes in figures[1].axes)

@@ -131,8 +131,9 @@ def write_evaluation(
     }
     if optimal is not None:
         data |= {
-            "optimality_gap": list(optimal.gaps),
-            "optimality_gap_stochastic": list(optimal.stochastic_gaps),
+            # None where a policy never ends at discount 1: JSON has no infinity
+            "optimality_gap": [x if math.isfinite(x) else None for x in optimal.gaps],
+            "optimality_gap_stochastic": [x if math.isfinite(x) else None for x in optimal.stochastic_gaps],
             "optimality_gap_uniform": optimal.uniform_gap,
             "discount": optimal.discount,
         }

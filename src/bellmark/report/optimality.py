@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from bellmark.algorithms.exact.evaluation import optimality_gap
 from bellmark.envs.base import AbstractEnvironment
 from bellmark.errors import BadInput
 from bellmark.mdp.model import FiniteMDP
+from bellmark.run.yardstick import MOST_STATES, Yardstick
 
 NEAR = 0.01
 """Near-optimal: at most this share of what lies between the uniformly random policy and the optimum is missing."""
@@ -53,12 +54,27 @@ def optimality(
     probabilities = [
         np.exp(np.asarray(_log_probabilities(policy, observations, masks), np.float64)) for policy in policies
     ]
+    gap = _gap(mdp, discount)
+    uniform = gap(_proper(mdp, np.ones_like(probabilities[0])))
+    if not np.isfinite(uniform):
+        raise BadInput(
+            f"at discount {discount:g} the random policy's value is infinite, so there is no scale"
+        )
     return Optimality(
-        gaps=tuple(optimality_gap(mdp, _greedy(mdp, p), discount) for p in probabilities),
-        stochastic_gaps=tuple(optimality_gap(mdp, _proper(mdp, p), discount) for p in probabilities),
-        uniform_gap=optimality_gap(mdp, _proper(mdp, np.ones_like(probabilities[0])), discount),
+        gaps=tuple(gap(_greedy(mdp, p)) for p in probabilities),
+        stochastic_gaps=tuple(gap(_proper(mdp, p)) for p in probabilities),
+        uniform_gap=uniform,
         discount=discount,
     )
+
+
+def _gap(mdp: FiniteMDP, discount: float) -> Callable[[np.ndarray], float]:
+    """The gap of a policy. At discount 1 only states that it comes to need to have a value: what a learner has left
+    undecided where it never goes may go round for ever. A policy that itself does has an infinite gap.
+    """
+    if discount < 1.0 or mdp.num_states > MOST_STATES:
+        return lambda policy: optimality_gap(mdp, policy, discount)
+    return Yardstick(mdp, discount).gap
 
 
 _log_probabilities = jax.jit(
@@ -90,6 +106,10 @@ def sentence(found: Optimality) -> tuple[str, str]:
             if near
             else f"not near-optimal on any of {seeds} seeds"
         )
+    endless = sum(not np.isfinite(gap) for gap in found.gaps)
+    if endless:
+        which = "its policy never ends" if seeds == 1 else f"{endless} of {seeds} seeds' policies never end"
+        return word, f"{which}, so the gap to the optimum is infinite (discount {found.discount:g})"
     mean = float(np.mean(found.gaps))
     share = mean / found.uniform_gap if found.uniform_gap > 0 else 0.0
     average = "mean gap" if seeds > 1 else "gap"

@@ -64,6 +64,10 @@ STYLE: Any = {
 DIAGNOSTICS = ("entropy", "kl", "explained_variance", "loss/value", "loss/policy", "loss/", "gap", "norm")
 
 
+GAPS = {"gap/greedy": "greedy policy", "gap/behaviour": "policy that acts"}
+"""Drawn without being asked for, wherever the model's optimum is known."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run as `comparison` draws it: `columns` as for `learning_curve`, the rest for labels and lines."""
@@ -94,52 +98,88 @@ def learning_curve(
     threshold = environment.get("threshold") if metric == "episode/return" else None
     nothing_yet = np.full((len(columns["step"]), len(config["seeds"])), np.nan)
     curve = learning({metric: nothing_yet, **columns}, metric)
-    chosen = _choose(columns, diagnostics)
-    with _style():
-        figure = _figure(8.0, 4.5)
+    gaps = [name for name in GAPS if name in columns and np.isfinite(columns[name]).any()]
+    chosen = _choose({name: column for name, column in columns.items() if name not in gaps}, diagnostics)
+    with style():
+        tall = 7.2 if gaps else 4.5
+        figure = new_figure(8.0, tall)
         grid = figure.add_gridspec(
             max(1, len(chosen)),
             2 if chosen else 1,
             width_ratios=[3.6, 1] if chosen else None,
             left=0.1,
             right=0.965 if chosen else 0.91,
-            top=0.83,
-            bottom=0.115,
+            top=1 - 0.765 / tall,
+            bottom=0.5175 / tall,
             wspace=0.3,
             hspace=0.62,
         )
-        axes = figure.add_subplot(grid[:, 0])
+        place = grid[:, 0]
+        if gaps:
+            upper = place.subgridspec(2, 1, hspace=0.34)
+            place = upper[0, 0]
+            _draw_gaps(figure.add_subplot(upper[1, 0]), columns, gaps, config)
+        axes = figure.add_subplot(place)
         seeds = curve.seeds.shape[1]
         summary = ", interquartile mean with 95 % bootstrap band" if seeds > 1 else ""
-        _title(
+        title_lines(
             figure,
             f"{algorithm_title(config['algorithm']['name'])} on {environment['id']}",
             f"{plural(seeds, 'seed')}{summary}, averaged over {compact(curve.window)} steps",
         )
         if seeds > 1:
             axes.plot(curve.position, curve.seeds, color=COLOURS[0], alpha=0.22, linewidth=0.8, zorder=2)
-        _draw(axes, curve, COLOURS[0])
+        draw_learning(axes, curve, COLOURS[0])
         if np.isfinite(curve.centre).any():
             _threshold(axes, curve.position, threshold)
-            _end_labels(axes, [(_last(curve), number(_last(curve)[1]), COLOURS[0])], bold=True)
+            end_labels(axes, [(_last(curve), number(_last(curve)[1]), COLOURS[0])], bold=True)
         else:
             axes.text(0.5, 0.5, "no episode has ended yet", transform=axes.transAxes, ha="center", color=GREY)
             axes.set_yticks([])
         _values(axes, _words(metric))
-        _steps(axes, "environment steps per seed" if seeds > 1 else "environment steps")
+        steps_axis(axes, "environment steps per seed" if seeds > 1 else "environment steps")
         if not np.isfinite(curve.centre).any():
             axes.set_xticks([])
         for index, name in enumerate(chosen):
             small = figure.add_subplot(grid[index, 1])
             detail = learning(columns, name, points=60)
-            _draw(small, detail, COLOURS[-1], width=1.2)
+            draw_learning(small, detail, COLOURS[-1], width=1.2)
             small.set_title(_words(name), loc="left", fontsize=8.5, color=INK, pad=4)
             small.tick_params(labelsize=7.5)
-            _steps(small, "", ticks=2)
+            steps_axis(small, "", ticks=2)
             small.yaxis.set_major_locator(_locator(3))
             if index < len(chosen) - 1:
                 small.set_xticklabels([])
-        return _save(figure, path)
+        return save(figure, path)
+
+
+def _draw_gaps(
+    axes, columns: Mapping[str, np.ndarray], gaps: Sequence[str], config: Mapping[str, Any]
+) -> None:
+    """How far the policies are from Bellman's exact optimum; rows where one never ends, an infinite gap, are left out.
+
+    Gaps span powers of ten, and 0 is what is hoped for: the axis is logarithmic down to a thousandth of the top.
+    """
+    ends, largest = [], 0.0
+    for name, colour in zip(gaps, COLOURS[1:], strict=False):
+        finite = np.where(np.isfinite(columns[name]), columns[name], np.nan)
+        curve = learning({**columns, name: finite}, name)
+        draw_learning(axes, curve, colour, width=1.8)
+        ends.append((f"{GAPS[name]}  {number(_last(curve)[1])}", colour))
+        largest = max(largest, float(np.nanmax(finite)))
+    top = math.floor(math.log10(max(largest, 1e-9)))
+    axes.set_yscale("symlog", linthresh=10.0 ** (top - 3), linscale=0.5)
+    axes.set_yticks([0.0, *(10.0**power for power in range(top - 3, top + 1))])
+    axes.set_ylim(0, 1.3 * max(largest, 1e-9))
+    axes.set_yticks([], minor=True)
+    discount = config["algorithm"]["fields"].get("discount")
+    of = f", discount {discount:g}" if isinstance(discount, int | float) else ""
+    axes.set_title(f"exact gap to the optimum{of}", loc="left", fontsize=9.5, color=INK)
+    for place, (text, colour) in enumerate(ends):
+        axes.text(
+            1.0 - 0.33 * place, 1.03, text, transform=axes.transAxes, ha="right", color=colour, fontsize=9
+        )
+    steps_axis(axes, "")
 
 
 def comparison(
@@ -161,8 +201,8 @@ def comparison(
     threshold = thresholds.pop() if len(thresholds) == 1 and metric == "episode/return" else None
     environments = list(dict.fromkeys(run.environment for run in runs if run.environment))
     seeds = sorted({curve.seeds.shape[1] for curve in curves[shown[0]]})
-    with _style():
-        figure = _figure(10.0 if len(shown) == 2 else 8.0, 4.5)
+    with style():
+        figure = new_figure(10.0 if len(shown) == 2 else 8.0, 4.5)
         margin = 0.013 * max(len(run.label) for run in runs) * 8.0 / figure.get_figwidth() + 0.03
         panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
         figure.subplots_adjust(
@@ -172,29 +212,29 @@ def comparison(
             bottom=0.115,
             wspace=0.11,
         )
-        _title(
+        title_lines(
             figure,
             _capital(_words(metric)) + (f" on {' and '.join(environments)}" if environments else ""),
             f"interquartile mean over {_span(seeds)}, 95 % bootstrap band",
         )
         for panel, name in zip(panels, shown, strict=True):
             for index, curve in enumerate(curves[name]):
-                _draw(panel, curve, COLOURS[index % len(COLOURS)], dashed=index >= len(COLOURS))
+                draw_learning(panel, curve, COLOURS[index % len(COLOURS)], dashed=index >= len(COLOURS))
             position = np.concatenate([curve.position for curve in curves[name]])
             _threshold(panel, position, threshold, labelled=panel is panels[0])
             if name == "steps":
-                _steps(panel, "environment steps per seed")
+                steps_axis(panel, "environment steps per seed")
             else:
-                _steps(panel, "training seconds, all seeds together")
+                steps_axis(panel, "training seconds, all seeds together")
         _values(panels[0], _words(metric))
         ends = [
             (_last(curve), run.label, COLOURS[index % len(COLOURS)])
             for index, (run, curve) in enumerate(zip(runs, curves[shown[-1]], strict=True))
         ]
-        _end_labels(panels[-1], ends, outside=True)
+        end_labels(panels[-1], ends, outside=True)
         for curve, (_, _, colour) in zip(curves[shown[0]], ends, strict=True):
-            _dot(panels[0], *_last(curve), colour)
-        return _save(figure, path)
+            dot(panels[0], *_last(curve), colour)
+        return save(figure, path)
 
 
 def evaluation_histogram(
@@ -213,12 +253,12 @@ def evaluation_histogram(
         raise BadInput(f"returns {returns.shape} hold no finite number; allowed: one or more")
     scores = mean(returns)
     centre, (low, high) = float(interquartile_mean(scores)), interval(returns, interquartile_mean)
-    with _style():
-        figure = _figure(8.0, 4.0)
+    with style():
+        figure = new_figure(8.0, 4.0)
         axes = figure.add_subplot()
         figure.subplots_adjust(left=0.085, right=0.965, top=0.81, bottom=0.13)
         sure = f", 95 % interval {number(low)} to {number(high)}" if math.isfinite(low) else ""
-        _title(
+        title_lines(
             figure,
             title,
             f"{plural(len(returns), 'seed')}, {finite.size:,} episodes; interquartile mean of the seeds "
@@ -251,7 +291,7 @@ def evaluation_histogram(
         axes.set_ylabel("episodes")
         axes.yaxis.set_major_locator(_locator(5, integer=True))
         axes.set_xlabel("return of an episode; the ticks below are the seeds' means")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def picture_path(path: str | os.PathLike[str]) -> Path:
@@ -266,13 +306,13 @@ def picture_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _style():
+def style():
     import matplotlib
 
     return matplotlib.rc_context(STYLE)
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
     """A figure that belongs to nobody but us: pyplot never hears of it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -282,7 +322,7 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, path: str | os.PathLike[str]) -> Path:
+def save(figure, path: str | os.PathLike[str]) -> Path:
     path = picture_path(path)
     content = io.BytesIO()
     kind = path.suffix.lower()[1:]
@@ -294,7 +334,7 @@ def _save(figure, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _title(figure, title: str, subtitle: str) -> None:
+def title_lines(figure, title: str, subtitle: str) -> None:
     """Two lines at the top left, placed by distance and not by share, so that they fit figures of any
     height.
     """
@@ -303,10 +343,10 @@ def _title(figure, title: str, subtitle: str) -> None:
     figure.text(0.018, 1 - 0.5 / height, subtitle, fontsize=9, color=GREY, va="top")
 
 
-def _draw(axes, curve: Learning, colour: str, *, width: float = 2.2, dashed: bool = False) -> None:
+def draw_learning(axes, curve: Learning, colour: str, *, width: float = 2.2, dashed: bool = False) -> None:
     axes.fill_between(curve.position, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0, zorder=3)
-    style = (0, (4, 2)) if dashed else "-"
-    axes.plot(curve.position, curve.centre, color=colour, linewidth=width, linestyle=style, zorder=4)
+    line = (0, (4, 2)) if dashed else "-"
+    axes.plot(curve.position, curve.centre, color=colour, linewidth=width, linestyle=line, zorder=4)
 
 
 def _threshold(axes, position: np.ndarray, threshold: float | None, *, labelled: bool = True) -> None:
@@ -328,7 +368,7 @@ def _threshold(axes, position: np.ndarray, threshold: float | None, *, labelled:
         )
 
 
-def _end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> None:
+def end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> None:
     """A dot at each line's last value, its label to the right, labels pushed apart where they would
     overlap.
     """
@@ -340,7 +380,7 @@ def _end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> Non
     axes.set_ylim(bottom, top)
     right = axes.get_xlim()[1] if outside else None
     for ((x, y), label, colour), place in zip(ends, places, strict=True):
-        _dot(axes, x, y, colour)
+        dot(axes, x, y, colour)
         axes.annotate(
             label,
             (x if right is None else right, place),
@@ -355,7 +395,7 @@ def _end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> Non
         )
 
 
-def _dot(axes, x: float, y: float, colour: str) -> None:
+def dot(axes, x: float, y: float, colour: str) -> None:
     axes.plot(x, y, "o", color=colour, markersize=5.5, markeredgecolor="white", zorder=6, clip_on=False)
 
 
@@ -386,7 +426,7 @@ def _last(curve: Learning) -> tuple[float, float]:
     )
 
 
-def _steps(axes, label: str, *, ticks: int = 6) -> None:
+def steps_axis(axes, label: str, *, ticks: int = 6) -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.xaxis.set_major_locator(_locator(ticks))

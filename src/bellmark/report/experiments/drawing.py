@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bellmark.report.plots import COLOURS, GREY, INK, _end_labels, _figure, _save, _style, _title, number
+from bellmark.report.plots import COLOURS, GREY, INK, end_labels, new_figure, number, save, style, title_lines
 from bellmark.report.statistics import band, mean
 
 from .base import Float, Table
@@ -28,10 +28,10 @@ class Sheet:
         right: float = 0.82,
         **margins: float,
     ):
-        self._path, self._style = path, _style()
+        self._path, self._style = path, style()
         self._style.__enter__()
-        self.figure = _figure(*size)
-        _title(self.figure, title, subtitle)
+        self.figure = new_figure(*size)
+        title_lines(self.figure, title, subtitle)
         grid = self.figure.add_gridspec(
             1,
             len(panels),
@@ -46,7 +46,7 @@ class Sheet:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             if kind is None:
-                _save(self.figure, self._path)
+                save(self.figure, self._path)
         finally:
             self._style.__exit__(kind, error, trace)
 
@@ -84,7 +84,7 @@ def curves(
     axes.set_xlabel(table.across)
     axes.set_ylabel(table.measured)
     if labels:
-        _end_labels(axes, ends, outside=False)
+        end_labels(axes, ends, outside=False)
 
 
 def _smoothed(position: Float, values: Float, window: int) -> tuple[Float, Float]:
