@@ -6,14 +6,14 @@ import time
 
 import jax
 
-from bellmark.algorithms import algorithm_class
+from bellmark.algorithms import make_algorithm
 from bellmark.envs.registry import resolve
 from bellmark.run.train import open_engine, seeds_from
 
 
-def main(environment: str, seeds: int, steps: int, name: str = "ppo") -> None:
+def main(environment: str, seeds: int, steps: int, name: str = "ppo", fields: str = "{}") -> None:
     # the defaults; PPO's: 8 environments × 128 steps, 4 epochs × 4 minibatches, two tanh layers of 64
-    algorithm = algorithm_class(name)()
+    algorithm = make_algorithm(name, json.loads(fields))
     per_iteration = algorithm.environments * algorithm.rollout_length
     iterations = steps // per_iteration
     config = {

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's A2C as a worker of `benchmarks/speed.py`: 8 environments × 5 steps, RMSProp, our entropy weight."""
+"""Stable-Baselines3's A2C as a worker of `benchmarks/speed.py`: 8 environments × 5 steps, RMSProp, entropy as ours."""
 
 import json
 import sys

@@ -121,8 +121,7 @@ def host_rollout(
     count = environments.count
     actor = actor_for(policy)
     action_space = environments.action_space
-    policy_key, _, _ = _split(key)
-    randomness = actor.randomness(policy_key, (length, count))
+    randomness = actor.randomness(_policy_key(key), (length, count))
     observation = environments.observations
     mask = environments.action_masks()
     undiscounted_return = np.array(episodes.undiscounted_return)
@@ -164,7 +163,8 @@ def at(tree: Any, index: int) -> Any:
     return tree[index] if isinstance(tree, np.ndarray) else jax.tree.map(lambda x: x[index], tree)
 
 
-_split = jax.jit(lambda key: jax.random.split(key, 3))
+# one call that returns one key: taking an array of three apart outside a compiled function costs three more
+_policy_key = jax.jit(lambda key: jax.random.split(key, 3)[0])
 
 
 def stacked(rows: list) -> Any:

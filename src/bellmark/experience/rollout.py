@@ -110,6 +110,13 @@ def rollout(
     return episodes, Rollout(transition, remembered, mask, next_mask), finished
 
 
+@jax.jit
+def two_keys(key: Key) -> tuple[Key, Key]:
+    """`jax.random.split(key)` as two keys, in one call also where nothing around it is compiled."""
+    first, second = jax.random.split(key)
+    return first, second
+
+
 def count_broken(tree: Observation) -> Int[Array, ""]:
     """How many numbers in `tree` are NaN or infinite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]

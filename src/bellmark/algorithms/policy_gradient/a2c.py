@@ -15,6 +15,7 @@ RMSProp is TensorFlow's, as in the paper: ε inside the root and averages that b
 small ones.
 """
 
+import dataclasses
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -28,7 +29,7 @@ from bellmark.algorithms.checks import at_least, fraction, layer_sizes, positive
 from bellmark.experience.minibatches import flatten
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.rollout import episode_metrics
+from bellmark.experience.rollout import episode_metrics, two_keys
 from bellmark.maths import losses, means
 from bellmark.maths.returns import generalised_advantage
 from bellmark.networks.convolution import Convolution
@@ -148,11 +149,11 @@ class A2C(AbstractLearner):
         return StochasticPolicy(state.inputs, actor.first(head.outputs) if self.shared else actor, head)
 
     def collect(self, problem, state: A2CState) -> tuple[A2CState, tuple[Rollout, Finished]]:
-        key, rollout_key = jax.random.split(state.key)
+        key, rollout_key = two_keys(state.key)
         episodes, rollout, finished = problem.rollout(
             self.policy(state), state.episodes, rollout_key, self.rollout_length
         )
-        state = eqx.tree_at(lambda s: (s.episodes, s.key), state, (episodes, key))
+        state = dataclasses.replace(state, episodes=episodes, key=key)
         return state, (rollout, finished)
 
     def update(self, state: A2CState, data: tuple[Rollout, Finished]) -> tuple[A2CState, Metrics]:

@@ -14,6 +14,7 @@ bias only where V is that of the policy; a critic that is wrong biases every ste
 makes another algorithm: `q_actor_critic`.
 """
 
+import dataclasses
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -26,7 +27,7 @@ from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, fraction, layer_sizes, positive
 from bellmark.experience.minibatches import flatten
 from bellmark.experience.policy import Inputs, StochasticPolicy, value
-from bellmark.experience.rollout import episode_metrics
+from bellmark.experience.rollout import episode_metrics, two_keys
 from bellmark.maths import losses, means
 from bellmark.maths.returns import td_error
 from bellmark.networks.convolution import Convolution
@@ -134,10 +135,10 @@ class ActorCritic(AbstractLearner):
         return StochasticPolicy(state.inputs, state.actor.network, state.actor.head)
 
     def collect(self, problem, state: ActorCriticState) -> tuple[ActorCriticState, Taken]:
-        key, rollout_key = jax.random.split(state.key)
+        key, rollout_key = two_keys(state.key)
         age = state.episodes.length[None]
         episodes, rollout, finished = problem.rollout(self.policy(state), state.episodes, rollout_key, 1)
-        state = eqx.tree_at(lambda s: (s.episodes, s.key), state, (episodes, key))
+        state = dataclasses.replace(state, episodes=episodes, key=key)
         return state, Taken(rollout, age, finished)
 
     def update(self, state: ActorCriticState, data: Taken) -> tuple[ActorCriticState, Metrics]:

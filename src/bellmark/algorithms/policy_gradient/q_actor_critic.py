@@ -16,6 +16,7 @@ with ã ~ π(·|s) drawn beside a, so b knows the state and not the action.  Wha
 critic's own error: δ = Q − (r + γQ′), as some notes define it, would point downhill.
 """
 
+import dataclasses
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
@@ -31,7 +32,7 @@ from bellmark.envs.spaces import flat_size
 from bellmark.errors import BadInput
 from bellmark.experience.minibatches import flatten
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.rollout import episode_metrics
+from bellmark.experience.rollout import episode_metrics, two_keys
 from bellmark.maths import losses, means
 from bellmark.networks.action_value import ActionValue
 from bellmark.networks.convolution import Convolution
@@ -160,10 +161,10 @@ class QActorCritic(AbstractLearner):
         return StochasticPolicy(state.inputs, state.actor.network, state.actor.head)
 
     def collect(self, problem, state: QActorCriticState) -> tuple[QActorCriticState, Taken]:
-        key, rollout_key = jax.random.split(state.key)
+        key, rollout_key = two_keys(state.key)
         age = state.episodes.length[None]
         episodes, rollout, finished = problem.rollout(self.policy(state), state.episodes, rollout_key, 1)
-        state = eqx.tree_at(lambda s: (s.episodes, s.key), state, (episodes, key))
+        state = dataclasses.replace(state, episodes=episodes, key=key)
         return state, Taken(rollout, age, finished)
 
     def update(self, state: QActorCriticState, data: Taken) -> tuple[QActorCriticState, Metrics]:
