@@ -121,6 +121,48 @@ def recurrent_gymnasium(peers: str) -> dict[str, Any]:
     return in_turn(mine, Worker(peers, "sb3_contrib_recurrent_ppo.py", 4096, best_threads(peers)), 5)
 
 
+def trpo(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 1, 102_400, "trpo")
+    return in_turn(mine, Worker(peers, "sb3_contrib_trpo.py", 10_240, best_threads(peers)), 5)
+
+
+def trpo_gymnasium(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours.py", "gymnasium:CartPole-v1", 1, 20_480, "trpo")
+    return in_turn(mine, Worker(peers, "sb3_contrib_trpo.py", 10_240, best_threads(peers)), 5)
+
+
+def update_of(name: str) -> Callable[[str], dict[str, Any]]:
+    """The update alone against PPO's, both per pass through the network (`speed_workers/update.py` counts them)."""
+
+    def measure(peers: str) -> dict[str, Any]:
+        del peers
+        mine, ppos = (Worker(sys.executable, "update.py", each) for each in (name, "ppo"))
+        return {**in_turn(mine, ppos, 7), "unit": "samples × passes/s"}
+
+    return measure
+
+
+def a2c(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 1, 204_800, "a2c")
+    return in_turn(mine, Worker(peers, "stable_baselines3_a2c.py", 10_240, best_threads(peers)), 5)
+
+
+def a2c_gymnasium(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours.py", "gymnasium:CartPole-v1", 1, 20_480, "a2c")
+    return in_turn(mine, Worker(peers, "stable_baselines3_a2c.py", 10_240, best_threads(peers)), 5)
+
+
+def a2c_and_ppo(peers: str) -> dict[str, Any]:
+    """The same arithmetic: one gradient of every rollout of 8 × 128 steps, by Adam."""
+    del peers
+    once = {"rollout_length": 128, "trace_decay": 0.95, "normalise_advantage": True}
+    mine, theirs = (
+        Worker(sys.executable, "ours.py", "CartPole-v1", 1, 409_600, name, json.dumps(once | fields))
+        for name, fields in (("a2c", {"optimiser": "adam"}), ("ppo", {"epochs": 1, "minibatches": 1}))
+    )
+    return in_turn(mine, theirs, 7)
+
+
 @functools.cache
 def best_threads(peers: str) -> int:
     """Torch with one thread or with as many as there are cores: whichever is quicker here."""
@@ -261,6 +303,12 @@ PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         "recurrent PPO, both on 8 of Gymnasium's CartPole / sb3-contrib",
         recurrent_gymnasium,
     ),
+    "trpo": ("TRPO, compiled CartPole / sb3-contrib on Gymnasium's", trpo),
+    "trpo-gymnasium": ("TRPO, both on 8 of Gymnasium's CartPole / sb3-contrib", trpo_gymnasium),
+    **{
+        f"update-{name}": (f"{name}'s update for the same arithmetic / PPO's", update_of(name))
+        for name in ("natural_policy_gradient", "trpo", "ppo_penalty", "acktr")
+    },
     "command": ("cold process to solved CartPole / Stable-Baselines3", whole_command),
     "start": ("import bellmark / import stable_baselines3", start_up),
     "memory": ("peak memory", memory),

@@ -15,8 +15,12 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from reference import dense, optimal_values, policy_values, uniform_policy
 
+from bellmark.algorithms.policy_gradient.acktr import ACKTR
+from bellmark.algorithms.policy_gradient.natural_policy_gradient import NaturalPolicyGradient
 from bellmark.algorithms.policy_gradient.ppo import PPO
+from bellmark.algorithms.policy_gradient.ppo_penalty import PPOPenalty
 from bellmark.algorithms.policy_gradient.reinforce import Reinforce
+from bellmark.algorithms.policy_gradient.trpo import TRPO
 from bellmark.envs.finite import FiniteEnvironment
 from bellmark.envs.wrappers.time_limit import TimeLimit
 from bellmark.experience.rollout import CompiledProblem
@@ -229,9 +233,15 @@ def test_wrong_endings_are_found_out(cut):
 
 
 TABULAR = {"environments": 16, "hidden": (), "discount": DISCOUNT, "entropy_weight": 0.0}
+# a step of a fixed length per update settles as near as the length and the noise allow: short steps, large batches
+TRUSTED = {**TABULAR, "rollout_length": 128, "damping": 1e-3, "value_learning_rate": 0.02, "kl_limit": 0.003}
 LEARNERS = {
     "ppo": (PPO(**TABULAR, rollout_length=32, learning_rate=0.05), 150),
     "reinforce": (Reinforce(**TABULAR, rollout_length=80, learning_rate=0.1), 500),
+    "natural policy gradient": (NaturalPolicyGradient(**TRUSTED), 150),
+    "trpo": (TRPO(**TRUSTED), 150),
+    "ppo-penalty": (PPOPenalty(**TABULAR, rollout_length=32, learning_rate=0.05, kl_target=0.02), 150),
+    "acktr": (ACKTR(**TABULAR, rollout_length=20), 250),
 }
 """Learners and their iterations: until two actions are told apart whose values differ by 1 % (4.03 and 4.07)."""
 

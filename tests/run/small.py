@@ -6,12 +6,16 @@ import sys
 
 from bellmark.algorithms.policy_gradient.a2c import A2C
 from bellmark.algorithms.policy_gradient.a3c import A3C
+from bellmark.algorithms.policy_gradient.acktr import ACKTR
 from bellmark.algorithms.policy_gradient.actor_critic import ActorCritic
+from bellmark.algorithms.policy_gradient.natural_policy_gradient import NaturalPolicyGradient
 from bellmark.algorithms.policy_gradient.ppo import PPO
+from bellmark.algorithms.policy_gradient.ppo_penalty import PPOPenalty
 from bellmark.algorithms.policy_gradient.q_actor_critic import QActorCritic
 from bellmark.algorithms.policy_gradient.recurrent_a2c import RecurrentA2C
 from bellmark.algorithms.policy_gradient.recurrent_ppo import RecurrentPPO
 from bellmark.algorithms.policy_gradient.reinforce import Reinforce
+from bellmark.algorithms.policy_gradient.trpo import TRPO
 from bellmark.algorithms.policy_gradient.vpg import VPG
 from bellmark.run import checkpoint
 from bellmark.run.progress import Lines
@@ -32,6 +36,17 @@ REINFORCE_WITH_V_SMALL = Reinforce(**SCALED, rollout_length=500, baseline="state
 REINFORCE_CONSTANT_SMALL = Reinforce(**SCALED, rollout_length=500, baseline="constant")
 A2C_SMALL = A2C(**SCALED, rollout_length=5, normalise_rewards=True, shared=True)
 VPG_SMALL = VPG(**SCALED, rollout_length=24, normalise_rewards=True, value_minibatches=2, value_epochs=2)
+TRUSTED = {
+    **SCALED,
+    "rollout_length": 24,
+    "normalise_rewards": True,
+    "value_minibatches": 2,
+    "value_epochs": 2,
+}
+NATURAL_SMALL = NaturalPolicyGradient(**TRUSTED)
+TRPO_SMALL = TRPO(**TRUSTED)
+PPO_PENALTY_SMALL = PPOPenalty(**SMALL)
+ACKTR_SMALL = ACKTR(**SCALED, rollout_length=10, normalise_rewards=True)
 ACTOR_CRITIC_SMALL = ActorCritic(**SCALED, discounted_states=True)
 Q_ACTOR_CRITIC_SMALL = QActorCritic(**SCALED)
 RECURRENT_PPO_SMALL = RecurrentPPO(**SMALL, memory=8, sequence_length=5)
@@ -40,6 +55,7 @@ RECURRENT_A2C_SMALL = RecurrentA2C(
 )
 A3C_SMALL = A3C(environments=4, actors=2, rollout_length=5, hidden=(8,))
 A3C_FLAGS = ["--environments=4", "--actors=2", "--rollout-length=5", "--hidden=8"]
+TRUSTED_FLAGS = ["--environments=2", "--rollout-length=24", "--hidden=8", "--normalise-rewards=yes"]
 RECURRENT_FLAGS = [
     "--environments=2",
     "--rollout-length=25",

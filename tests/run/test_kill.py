@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from small import A3C_FLAGS, PPO_FLAGS, RECURRENT_FLAGS, REINFORCE_FLAGS, assert_same
+from small import A3C_FLAGS, PPO_FLAGS, RECURRENT_FLAGS, REINFORCE_FLAGS, TRUSTED_FLAGS, assert_same
 
 BELLMARK = [sys.executable, "-m", "bellmark.cli.main"]
 
@@ -40,8 +40,10 @@ def finished(words, **keywords):
         (["recurrent_ppo", "CartPole-v1", "--steps=60_000", *RECURRENT_FLAGS, "--minibatches=2"], 1),
         (["recurrent_a2c", "CartPole-v1", "--steps=60_000", *RECURRENT_FLAGS], 1),
         (["a3c", "CartPole-v1", "--steps=60_000", *A3C_FLAGS], 1),
+        (["trpo", "CartPole-v1", "--steps=60_000", *TRUSTED_FLAGS, "--value-minibatches=2"], 1),
+        (["acktr", "CartPole-v1", "--steps=60_000", *TRUSTED_FLAGS], 1),
     ],
-    ids=["ppo", "reinforce", "a2c", "recurrent ppo", "recurrent a2c", "a3c"],
+    ids=["ppo", "reinforce", "a2c", "recurrent ppo", "recurrent a2c", "a3c", "trpo", "acktr"],
 )
 def test_killed_at_random_and_resumed_is_the_same(tmp_path, words, kills):
     often = ["--checkpoint-seconds=0.02", "--episodes=2"]

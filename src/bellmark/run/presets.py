@@ -101,6 +101,46 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         "",
     ),
+    ("trpo", "CartPole-v1"): Preset(100_000, {}, ""),
+    ("trpo", "Acrobot-v1"): Preset(
+        100_000,
+        {
+            "trace_decay": 0.95,
+            "rollout_length": 128,
+            "normalise_observations": True,
+            "normalise_rewards": True,
+        },
+        "",
+    ),
+    ("trpo", "MountainCar-v0"): Preset(
+        500_000,
+        {
+            "environments": 16,
+            "rollout_length": 128,
+            "normalise_observations": True,
+            "normalise_rewards": True,
+        },
+        "",
+    ),
+    ("trpo", "Pendulum-v1"): Preset(
+        100_000,
+        {
+            "discount": 0.95,
+            "trace_decay": 0.95,
+            "environments": 4,
+            "rollout_length": 512,
+            "value_minibatches": 16,
+            "normalise_rewards": True,
+        },
+        "",
+    ),
+    ("natural_policy_gradient", "CartPole-v1"): Preset(100_000, {}, ""),
+    ("ppo_penalty", "CartPole-v1"): Preset(
+        100_000,
+        {"discount": 0.98, "trace_decay": 0.9, "learning_rate": 2e-3, "epochs": 10, "entropy_weight": 0.0},
+        "",
+    ),
+    ("acktr", "CartPole-v1"): Preset(100_000, {}, ""),
     ("reinforce", "CartPole-v1"): Preset(
         1_000_000, {"environments": 16}, "500.0 [500.0, 500.0], worst seed 500.0"
     ),

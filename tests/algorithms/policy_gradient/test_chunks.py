@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bellmark.algorithms.policy_gradient.acktr import ACKTR
 from bellmark.algorithms.policy_gradient.ppo import PPO
 from bellmark.algorithms.policy_gradient.reinforce import Reinforce
+from bellmark.algorithms.policy_gradient.trpo import TRPO
 from bellmark.envs.classic_control.cart_pole import CartPole
 from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.envs.wrappers.time_limit import TimeLimit
@@ -31,6 +33,8 @@ ALGORITHMS = {
         value_clip=0.2,
     ),
     "reinforce": Reinforce(environments=4, rollout_length=24, hidden=(8,), normalise_observations=True),
+    "trpo": TRPO(environments=4, rollout_length=16, hidden=(8,), value_epochs=2, normalise_rewards=True),
+    "acktr": ACKTR(environments=4, rollout_length=8, hidden=(8,), normalise_observations=True),
 }
 
 

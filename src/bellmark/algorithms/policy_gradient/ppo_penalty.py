@@ -173,14 +173,14 @@ class PPOPenalty(AbstractLearner):
     ) -> tuple[PPOPenaltyState, Metrics]:
         rollout, finished = data
         key, minibatch_key = jax.random.split(state.key)
-        samples = self.samples(state, rollout)
+        samples, penalty = self.samples(state, rollout), state.penalty
         remaining = 1.0 - state.iteration / state.horizon if self.anneal else 1.0
         learning_rate = self.learning_rate * jnp.maximum(remaining, 0.0)
 
         def descend(carry, index):
             networks, optimiser = carry
             minibatch = take(samples, index)
-            gradient, metrics = jax.grad(self.loss, has_aux=True)(networks, minibatch, state.penalty)
+            gradient, metrics = jax.grad(self.loss, has_aux=True)(networks, minibatch, penalty)
             direction, optimiser = self.optimiser.update(gradient, optimiser, networks)
             networks = jax.tree.map(lambda p, d: p - learning_rate * d, networks, direction)
             return (networks, optimiser), metrics
@@ -199,7 +199,7 @@ class PPOPenalty(AbstractLearner):
             inputs=state.inputs.seen(transition.observation),
             networks=networks,
             optimiser=optimiser,
-            penalty=adapted_penalty(state.penalty, divergence, self.kl_target),
+            penalty=adapted_penalty(penalty, divergence, self.kl_target),
             reward_scale=reward_scale,
             episodes=state.episodes,
             key=key,
@@ -210,7 +210,7 @@ class PPOPenalty(AbstractLearner):
             **episode_metrics(finished),
             **{name: jnp.mean(values) for name, values in metrics.items()},
             "policy/kl": divergence,
-            "policy/penalty": state.penalty,
+            "policy/penalty": penalty,
             "value/explained_variance": means.explained_variance(samples.value, samples.value_target),
             "optimiser/learning_rate": learning_rate,
         }
