@@ -10,6 +10,8 @@ from reference import dense, policy_iteration
 from scipy.optimize import linprog
 
 import bellmark as bm
+from bellmark.algorithms.exact import value_iteration
+from bellmark.algorithms.exact.problem import Packed
 
 DISCOUNTS = [0.0, 0.1, 0.5, 0.9, 0.99, 0.999]
 
@@ -142,3 +144,51 @@ def test_a_record_keeps_every_sweep_with_its_bounds():
             assert (upper >= best - 1e-12).all()
         assert len(solution.residuals) == solution.iterations
     assert bm.solve(mdp, 0.9).record is None
+
+
+def test_an_action_dropped_on_a_wrong_guess_is_taken_back(monkeypatch):
+    """State 0 may take 0.6 now or walk to where every step pays 1: what that is worth arrives only after the walk
+    has been dropped on a guess, and is 0.731.
+    """
+    monkeypatch.setattr(value_iteration, "WORTH_GUESSING", 0)
+    dropped = []
+    monkeypatch.setattr(
+        value_iteration, "Packed", lambda reduced: dropped.append(reduced.counts[0]) or Packed(reduced)
+    )
+    discount, end, poor = 0.69, 4, 5
+    successors = np.array([[poor, 1], [2, 2], [3, 3], [end, end], [end, end], [poor, poor]])[:, :, None]
+    rewards = np.zeros((6, 2))
+    rewards[0, 0], rewards[end] = 0.6, 1.0
+    mdp = bm.FiniteMDP.from_arrays(successors, np.ones(successors.shape), rewards)
+    # The walk's rows stay twice each, so that nothing is packed unless more rows may be.
+    monkeypatch.setattr(value_iteration, "FEW", 1.0)
+    solution = bm.solve(mdp, discount, "value_iteration", tolerance=1e-9)
+    assert dropped
+    assert dropped[0] == 1
+    assert solution.converged
+    assert solution.policy[0] == 1
+    truth = discount**4 / (1 - discount)
+    assert solution.lower[0] <= truth <= solution.upper[0]
+
+
+@pytest.mark.parametrize("terminal", [0, 30])
+def test_large_models_agree_with_small_steps(monkeypatch, terminal):
+    """Guessing, packed rows and improvement in place on two slices, against Jacobi sweeps that do none of these."""
+    generator = np.random.default_rng(terminal)
+    states, discount = 21_000, 0.9
+    probabilities = generator.random((states, 3, 4))
+    probabilities /= probabilities.sum(axis=2, keepdims=True)
+    available = np.ones((states, 3), dtype=bool)
+    rewards = generator.random((states, 3))
+    available[:terminal], probabilities[:terminal], rewards[:terminal] = False, 0.0, 0.0
+    successors = generator.integers(0, states, (states, 3, 4), dtype=np.int32)
+    mdp = bm.FiniteMDP.from_arrays(successors, probabilities, rewards, available=available)
+    solutions = [bm.solve(mdp, discount, method, 1e-6) for method in ("auto", "modified_policy_iteration")]
+    alone = bm.solve(mdp, discount, "modified_policy_iteration", 1e-6, threads=1)
+    np.testing.assert_array_equal(alone.lower, solutions[1].lower)
+    monkeypatch.setattr(value_iteration, "WORTH_GUESSING", states * 3 + 1)
+    plain = bm.solve(mdp, discount, "value_iteration", 1e-6)
+    for solution in solutions:
+        assert solution.converged
+        assert np.all(solution.lower <= plain.upper)
+        assert np.all(plain.lower <= solution.upper)
