@@ -72,10 +72,10 @@ def check_epsilon(learner: Any) -> None:
         raise BadInput("epsilon_share is 0; allowed: more than 0, at most 1, of the run's steps")
 
 
-def epsilon_at(learner: Any, done: Float[Array, ""]) -> Float[Array, ""]:
+def epsilon_at(learner: Any, done: Float[Array, "*N"]) -> Float[Array, "*N"]:
     """ε when the share `done` of the run is over."""
     if learner.epsilon_schedule == "constant":
-        return jnp.array(learner.epsilon, jnp.float32)
+        return jnp.full_like(jnp.asarray(done, jnp.float32), learner.epsilon)
     share = jnp.minimum(done / learner.epsilon_share, 1.0)
     if learner.epsilon_schedule == "linear":
         return learner.epsilon + (learner.epsilon_final - learner.epsilon) * share
