@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bellmark.networks.convolution import Convolution
+from bellmark.networks.convolution import Convolution, convolved
 from bellmark.networks.mlp import MLP, Linear
 
 KEY = jax.random.key(0)
@@ -126,3 +126,12 @@ def test_convolution_by_hand():
     np.testing.assert_array_equal(network(jnp.full((1, 1, 1), 4.0)), [0.0])
     # 2·2 + 1 = 5; −3·5 + 20 = 5
     np.testing.assert_array_equal(network(jnp.full((1, 1, 1), 2.0)), [5.0])
+
+
+@pytest.mark.parametrize("size, stride", [(3, 1), (4, 2), (8, 4), (5, 3)])
+def test_a_convolution_is_xlas(size, stride):
+    first, second = jax.random.split(jax.random.key(3))
+    x, kernel = jax.random.normal(first, (2, 13, 11, 3)), jax.random.normal(second, (size, size, 3, 4))
+    numbers = ("NHWC", "HWIO", "NHWC")
+    want = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=numbers)
+    np.testing.assert_allclose(convolved(x, kernel, stride), want, atol=1e-4)

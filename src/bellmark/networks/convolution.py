@@ -19,6 +19,26 @@ def layers_for(height: int, width: int) -> tuple[tuple[int, int, int], ...]:
     return NATURE if min(height, width) >= 36 else SMALL
 
 
+def convolved(
+    x: Float[Array, "N height width in"], kernel: Float[Array, "k k in out"], stride: int
+) -> Float[Array, "N below beside out"]:
+    """The convolution of `x` with `kernel`, without padding, as one matrix product over all patches.
+
+    XLA's own convolution falls back to a naive loop on the CPU wherever it stands inside another loop, and every update
+    here does: the gradient of two small layers took 1,340 ms in a `lax.scan`, 54 as products (23 outside of it).
+    """
+    size, height, width = kernel.shape[0], x.shape[1], x.shape[2]
+    below, beside = (height - size) // stride, (width - size) // stride
+    patches = [
+        x[:, i : i + stride * below + 1 : stride, j : j + stride * beside + 1 : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    flat = jnp.concatenate(patches, axis=-1).reshape(-1, size * size * x.shape[-1])
+    product = flat @ kernel.reshape(-1, kernel.shape[-1])
+    return product.reshape(x.shape[0], below + 1, beside + 1, -1)
+
+
 class Convolution(eqx.Module):
     """Convolutions with ReLU over images [*B, height, width, channels], flattened into an MLP."""
 
@@ -57,10 +77,7 @@ class Convolution(eqx.Module):
         lead = image.shape[:-3]
         x = image.reshape(-1, *image.shape[-3:])
         for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
-            x = jax.lax.conv_general_dilated(
-                x, kernel, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            x = jax.nn.relu(x + bias)
+            x = jax.nn.relu(convolved(x, kernel, stride) + bias)
         return self.tail(x.reshape(*lead, -1))
 
     def first(self, count: int) -> "Convolution":
