@@ -43,10 +43,15 @@ def clipped_surrogate(
     old_log_prob: Float[Array, "*N"],
     advantage: Float[Array, "*N"],
     clip: Scalar,
+    clip_high: Scalar | None = None,
 ) -> Float[Array, "*N"]:
-    """−min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â) with ρ = π(a|s)/π_old(a|s) (Schulman et al., 2017, eq. 7)."""
+    """−min(ρÂ, clip(ρ, 1 − ε, 1 + ε)Â) with ρ = π(a|s)/π_old(a|s) (Schulman et al., 2017, eq. 7).
+
+    `clip_high` is an upper ε of its own: a larger one lets rare actions grow (Q. Yu et al., "DAPO", 2025).
+    """
     ratio = jnp.exp(log_prob - old_log_prob)
-    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage)
+    high = clip if clip_high is None else clip_high
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1.0 - clip, 1.0 + high) * advantage)
 
 
 def clipped_squared_error(
