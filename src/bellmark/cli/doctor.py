@@ -17,6 +17,7 @@ GIVES = {
     "video": "bellmark watch: MP4 and GIF of an agent",
     "tracking": "--observe tensorboard,wandb",
     "mujoco": "HalfCheetah, Hopper, Walker2d and the other MuJoCo environments",
+    "language": "language models' tokenizers, chat templates and GGUF files",
     "test": "the test suite, lint and types",
 }
 CORE = (

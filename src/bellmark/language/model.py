@@ -10,7 +10,7 @@ What `save` writes, `load` and the package `transformers` read, with equal logit
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bellmark.errors import BadInput, BellmarkError, CorruptFile
-from bellmark.experience.generation import Completions, Sampling, generate
+from bellmark.experience.generation import Completions, Sampling, chunks, generate
 from bellmark.language import families
 from bellmark.language.chat import Message, render
 from bellmark.language.gguf_file import GGUF
@@ -164,16 +164,7 @@ class LanguageModel:
             stop = [stop]
         if not all(stop):
             raise BadInput("a stop text is empty; it would end every answer")
-        rows = []
-        for number, prompt in enumerate(prompts):
-            tokens = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-            if not tokens:
-                raise BadInput(f"prompt {number} has no tokens; at least one is needed to begin with")
-            array = np.asarray(tokens)
-            if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-                raise BadInput(f"prompt {number} is neither a text nor a list of tokens: {str(prompt)[:60]}")
-            self._check_tokens(array)
-            rows.append(array.tolist())
+        rows = self._rows(prompts)
         sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         ends = self.end_tokens if end_tokens is None else tuple(end_tokens)
         return generate(
@@ -187,6 +178,55 @@ class LanguageModel:
             stop=tuple(stop),
             decode=self.decode,
         )
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        seed: int = 0,
+        *,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+    ) -> Iterator[str]:
+        """One answer, piece by piece as it is drawn; the pieces make the text that `sample` with `group=1` returns."""
+        rows = self._rows([prompt])
+        if self.tokenizer is None:
+            raise BadInput("streaming needs a tokenizer, and this model has none")
+        walk = chunks(
+            self.transformer,
+            rows,
+            max_new_tokens=max_new_tokens,
+            group=1,
+            seed=seed,
+            sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p),
+            end_tokens=self.end_tokens,
+            chunk=1,
+        )
+        shown = text = ""
+        for answers, _ in walk:
+            text = self.decode(np.asarray(answers.tokens)[0][np.asarray(answers.mask)[0]].tolist())
+            # a character of several bytes is shown when its last one has come
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(shown) :]
+                shown = text
+        if text != shown:
+            yield text[len(shown) :]
+
+    def _rows(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """Every prompt as tokens that this model knows."""
+        rows = []
+        for number, prompt in enumerate(prompts):
+            tokens = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
+            if not tokens:
+                raise BadInput(f"prompt {number} has no tokens; at least one is needed to begin with")
+            array = np.asarray(tokens)
+            if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+                raise BadInput(f"prompt {number} is neither a text nor a list of tokens: {str(prompt)[:60]}")
+            self._check_tokens(array)
+            rows.append(array.tolist())
+        return rows
 
     def save(self, directory: str | Path, shard_bytes: int = SHARD_BYTES) -> None:
         """Write the model where `load` and `transformers` find it; weights keep their dtype."""
