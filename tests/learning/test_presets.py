@@ -19,9 +19,19 @@ TARGETS = {
     ("ppo", "Pendulum-v1"): (100_000, -175, -250),
     ("ppo", "MountainCarContinuous-v0"): (300_000, 90, 90),
     ("recurrent_ppo", "PositionOnlyCartPole-v1"): (150_000, 475, 400),
+    ("trpo", "CartPole-v1"): (100_000, 499, 475),
+    ("trpo", "Acrobot-v1"): (100_000, -83.1, -110),
+    ("trpo", "MountainCar-v0"): (1_000_000, -107.3, -130),
+    ("trpo", "Pendulum-v1"): (100_000, -175, -250),
+    ("natural_policy_gradient", "CartPole-v1"): (100_000, 499, 475),
+    ("ppo_penalty", "CartPole-v1"): (100_000, 499, 475),
+    ("acktr", "CartPole-v1"): (100_000, 499, 475),
     ("reinforce", "CartPole-v1"): (1_000_000, 499, 475),
-    # without a critic, a seed that finds no swing-up before its policy hardens learns nothing: one of ten
-    ("reinforce", "Acrobot-v1"): (4_000_000, -100, -500),
+    ("reinforce", "Acrobot-v1"): (1_000_000, -95, -120),
+    ("vpg", "CartPole-v1"): (200_000, 499, 475),
+    ("a2c", "CartPole-v1"): (500_000, 499, 475),
+    ("a2c", "Acrobot-v1"): (500_000, -83.4, -100),
+    ("a2c", "Pendulum-v1"): (1_000_000, -163, -200),
 }
 
 
