@@ -163,6 +163,22 @@ def a2c_and_ppo(peers: str) -> dict[str, Any]:
     return in_turn(mine, theirs, 7)
 
 
+def dqn_against_stable_baselines3(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours_dqn.py", "CartPole-v1", 1, 16, 40_960)
+    return in_turn(mine, Worker(peers, "stable_baselines3_dqn.py", 4_096, best_threads(peers)), 5)
+
+
+def dqn_against_rejax(peers: str) -> dict[str, Any]:
+    """Eight environments, one step of each between eight updates: what rejax can be set to."""
+    mine = Worker(sys.executable, "ours_dqn.py", "CartPole-v1", 8, 1, 40_960)
+    return in_turn(mine, Worker(peers, "rejax_dqn.py", 8, 8_192), 5)
+
+
+def dqn_on_gymnasium(peers: str) -> dict[str, Any]:
+    mine = Worker(sys.executable, "ours_dqn.py", "gymnasium:CartPole-v1", 1, 16, 8_192)
+    return in_turn(mine, Worker(peers, "stable_baselines3_dqn.py", 4_096, best_threads(peers)), 5)
+
+
 @functools.cache
 def best_threads(peers: str) -> int:
     """Torch with one thread or with as many as there are cores: whichever is quicker here."""
@@ -309,6 +325,9 @@ PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
         f"update-{name}": (f"{name}'s update for the same arithmetic / PPO's", update_of(name))
         for name in ("natural_policy_gradient", "trpo", "ppo_penalty", "acktr")
     },
+    "dqn": ("DQN, one update per step, compiled CartPole / Stable-Baselines3", dqn_against_stable_baselines3),
+    "dqn-rejax": ("DQN, one update per step, eight compiled CartPoles / rejax", dqn_against_rejax),
+    "dqn-gymnasium": ("DQN, one update per step, Gymnasium's CartPole / Stable-Baselines3", dqn_on_gymnasium),
     "command": ("cold process to solved CartPole / Stable-Baselines3", whole_command),
     "start": ("import bellmark / import stable_baselines3", start_up),
     "memory": ("peak memory", memory),

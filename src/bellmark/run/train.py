@@ -30,6 +30,7 @@ from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.envs.registry import Resolved, resolve
 from bellmark.errors import BadInput, BellmarkError, EnvironmentFailure, NonFiniteLoss
 from bellmark.experience.host_rollout import HostProblem
+from bellmark.experience.replay import transition_bytes
 from bellmark.experience.rollout import CompiledProblem
 from bellmark.run import checkpoint
 from bellmark.run.compilation import keep_compiled_programs
@@ -38,6 +39,7 @@ from bellmark.run.disk import remove, remove_leftovers
 from bellmark.run.engine import ROWS, CompiledEngine, Engine, HostEngine
 from bellmark.run.exported import save_policies
 from bellmark.run.interrupts import Interrupts
+from bellmark.run.machine import memory_bytes
 from bellmark.run.observers import Guard, Observer
 from bellmark.run.progress import Progress
 from bellmark.run.rows import BROKEN, PARAMETERS
@@ -131,9 +133,10 @@ def train(
     keep_compiled_programs()
     steps = checked_steps(steps)
     check_seconds(checkpoint_seconds, timeout)
-    probe = _Probe(environment)
+    probe = _Probe(environment, steps)
     _check_hidden(algorithm)
     algorithm.check(probe)
+    note = replay_in_words(algorithm, probe, len(seeds))
     if environment.kind == "user" and environment.compiled is not None:
         require_contract(environment.compiled, environment.id)
     per_iteration = algorithm.steps_per_iteration(probe)
@@ -170,6 +173,8 @@ def train(
     with run.lock():
         try:
             run.write_config(config)
+            if note is not None:
+                progress.message(note)
             return loop.go(fresh=True)
         except BaseException as error:
             worthless = loop.iteration == 0 and not isinstance(error, BellmarkError)
@@ -229,7 +234,7 @@ def resume(
         check_training_config(config, run.config_path)
         algorithm = make_algorithm(config["algorithm"]["name"], config["algorithm"]["fields"])
         resolved = environment_of(config, environment)
-        algorithm.check(_Probe(resolved))
+        algorithm.check(_Probe(resolved, config["steps"]))
         if steps is not None:
             if checked_steps(steps) < config["steps"]:
                 raise BadInput(
@@ -364,6 +369,31 @@ class _Probe:
     @property
     def compiled(self) -> bool:
         return self.environment.compiled is not None
+
+
+SHARE_FOR_REPLAY = 0.8
+"""Of the machine's memory: the rest is for the program, the networks, and the checkpoint that is being written."""
+
+
+def replay_in_words(algorithm: Any, problem: Any, seeds: int) -> str | None:
+    """What the replay memories of all seeds will take; None where there are none.
+
+    Raises: `BadInput` saying how large they may be, where that is more than the machine has.
+    """
+    capacity = getattr(algorithm, "replay_capacity", None)
+    if capacity is None:
+        return None
+    each = transition_bytes(problem.observation_space, problem.action_space)
+    wanted, memory = capacity * each * seeds, memory_bytes()
+    size = bytes_in_words(wanted)
+    shared = "" if seeds == 1 else f" for {seeds} seeds"
+    if memory is not None and wanted > SHARE_FOR_REPLAY * memory:
+        most = int(SHARE_FOR_REPLAY * memory / each / seeds)
+        raise BadInput(
+            f"replay_capacity is {capacity:,} transitions of {bytes_in_words(each)}, {size}{shared}; allowed: at most "
+            f"{most:,} with the {bytes_in_words(memory)} of memory here"
+        )
+    return f"replay of {capacity:,} transitions, {size}{shared}"
 
 
 class _Loop:

@@ -1,0 +1,120 @@
+"""Runs with a replay memory: interrupted, killed and resumed bit for bit, told and refused by their size."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small import Quiet, assert_same
+
+from bellmark.algorithms.value_based.dqn import DQN
+from bellmark.envs.registry import resolve
+from bellmark.errors import BadInput
+from bellmark.run import train as loop
+from bellmark.run.interrupts import Interrupts
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "envs"))
+from misbehaving import Saved
+
+SMALL = {
+    "environments": 2,
+    "rollout_length": 4,
+    "train_every": 4,
+    "hidden": (8,),
+    "batch_size": 8,
+    "n_step": 2,
+}
+SMALL |= {"learning_start": 64, "replay_capacity": 200, "double": True, "normalise_observations": True}
+
+
+@pytest.fixture(autouse=True)
+def short_chunks(monkeypatch):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-4)
+
+
+@pytest.mark.parametrize("environment", ["CartPole-v1", Saved], ids=["compiled", "gymnasium"])
+def test_interrupted_and_resumed_is_the_same_replay_included(tmp_path, environment):
+    """The ring is full and has been written over before and after the interruption."""
+    algorithm, resolved = DQN(**SMALL, prioritised=True), resolve(environment)
+    given = {"steps": 800, "seeds": [0, 3]}
+    loop.train(algorithm, resolved, **given, directory=tmp_path / "straight", progress=Quiet())
+    with Interrupts() as interrupts:
+        trained = loop.train(
+            algorithm,
+            resolved,
+            **given,
+            directory=tmp_path / "broken",
+            progress=Quiet(interrupt_at=300),
+            interrupts=interrupts,
+        )
+    assert (trained.outcome, 300 <= trained.step < 800) == ("interrupted", True)
+    loop.resume(tmp_path / "broken", environment=resolved, progress=Quiet())
+    assert_same(tmp_path / "straight", tmp_path / "broken")
+
+
+class Interrupting(Saved):
+    """Presses Ctrl-C in the middle of a step, once."""
+
+    armed = False
+
+    def step(self, action):
+        if Interrupting.armed and self.steps == 2:
+            Interrupting.armed = False
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        return super().step(action)
+
+
+def test_a_step_that_is_interrupted_is_taken_back_from_the_replay(tmp_path):
+    """The ring is written in place, so what is gone back to has to be a copy of it."""
+    algorithm, resolved = DQN(**SMALL), resolve(Interrupting)
+    given = {"steps": 800, "seeds": [0]}
+    loop.train(algorithm, resolved, **given, directory=tmp_path / "straight", progress=Quiet())
+
+    class Arm(Quiet):
+        def update(self, step, *numbers, **named):
+            Interrupting.armed = step >= 304
+
+    with Interrupts() as interrupts:
+        trained = loop.train(
+            algorithm, resolved, **given, directory=tmp_path / "broken", progress=Arm(), interrupts=interrupts
+        )
+    assert trained.outcome == "interrupted"
+    loop.resume(tmp_path / "broken", environment=resolved, progress=Quiet())
+    assert_same(tmp_path / "straight", tmp_path / "broken")
+
+
+def test_a_killed_process_loses_nothing(tmp_path):
+    flags = ["--environments=2", "--rollout-length=4", "--train-every=4", "--hidden=8", "--batch-size=8"]
+    flags += ["--replay-capacity=2000", "--learning-start=64", "--prioritised=yes", "--episodes=2"]
+    words = [sys.executable, "-m", "bellmark.cli.main"]
+    start = [*words, "train", "dqn", "CartPole-v1", "--steps=20_000", "--checkpoint-seconds=0.02", *flags]
+    subprocess.run([*start, f"--directory={tmp_path / 'straight'}"], check=True, capture_output=True)
+    broken = tmp_path / "broken"
+    process = subprocess.Popen(
+        [*start, f"--directory={broken}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    metrics = broken / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() != 0, "the process had ended before it was killed"
+    subprocess.run([*words, "resume", str(broken)], check=True, capture_output=True)
+    assert_same(tmp_path / "straight", broken)
+
+
+def test_size_is_told_and_too_much_of_it_refused(tmp_path):
+    progress = Quiet()
+    cart_pole = resolve("CartPole-v1")
+    given = {"steps": 80, "seeds": [0, 1], "progress": progress}
+    loop.train(DQN(**SMALL), cart_pole, directory=tmp_path / "run", **given)
+    assert "replay of 200 transitions, 16.8 kB for 2 seeds" in progress.told  # 2 × 200 × (2 · 16 + 4 + 4 + 2)
+    with pytest.raises(
+        BadInput, match=r"replay_capacity is 100,000,000,000 .* 8,400.0 GB for 2 seeds; allowed: at most"
+    ):
+        loop.train(
+            DQN(**{**SMALL, "replay_capacity": 10**11}), cart_pole, directory=tmp_path / "huge", **given
+        )
+    assert not (tmp_path / "huge").exists()
