@@ -314,6 +314,9 @@ PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "ten-seeds": ("PPO, compiled CartPole, ten seeds together / rejax, vmapped", ten_seeds),
     "compiled": ("PPO, compiled CartPole / Stable-Baselines3 on Gymnasium's", against_stable_baselines3),
     "gymnasium": ("PPO, both on 8 of Gymnasium's CartPole / Stable-Baselines3", gymnasium),
+    "a2c": ("A2C, compiled CartPole / Stable-Baselines3 on Gymnasium's", a2c),
+    "a2c-gymnasium": ("A2C, both on 8 of Gymnasium's CartPole / Stable-Baselines3", a2c_gymnasium),
+    "a2c-ppo": ("A2C / PPO, both Bellmark's, one gradient of 8 × 128 steps, compiled", a2c_and_ppo),
     "recurrent": ("recurrent PPO, compiled CartPole / sb3-contrib on Gymnasium's", recurrent),
     "recurrent-gymnasium": (
         "recurrent PPO, both on 8 of Gymnasium's CartPole / sb3-contrib",

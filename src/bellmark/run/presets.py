@@ -141,6 +141,53 @@ PRESETS: dict[tuple[str, str], Preset] = {
         "",
     ),
     ("acktr", "CartPole-v1"): Preset(100_000, {}, ""),
+    ("a2c", "CartPole-v1"): Preset(
+        500_000, {"entropy_weight": 0.0}, "500.0 [500.0, 500.0], worst seed 500.0"
+    ),
+    ("a2c", "Acrobot-v1"): Preset(
+        500_000,
+        {
+            "trace_decay": 0.95,
+            "learning_rate": 2e-3,
+            "environments": 16,
+            "rollout_length": 16,
+            "normalise_observations": True,
+            "normalise_rewards": True,
+        },
+        "−82.2 [−83.8, −80.2], worst seed −85.6",
+    ),
+    ("a2c", "Pendulum-v1"): Preset(
+        1_000_000,
+        {
+            "discount": 0.95,
+            "trace_decay": 0.9,
+            "learning_rate": 1e-3,
+            "optimiser": "adam",
+            "rollout_length": 16,
+            "entropy_weight": 0.0,
+            "normalise_rewards": True,
+            "activation": "relu",
+        },
+        "−150.5 [−159.7, −142.5], worst seed −163.7",
+    ),
+}
+
+
+# Tables: the pole's angle and its speed are enough to balance it; the crawler's world has no chance, so one sample is
+# the truth, and what pays is far ahead, so the discount is high.
+_POLE = {"bins": (1, 1, 6, 12), "epsilon": 0.2, "epsilon_schedule": "linear", "epsilon_final": 0.0}
+# Rewards are −1, so starting at 0 is optimism, and no other exploring is needed.
+_HILL = {"discount": 1.0, "epsilon": 0.0}
+PRESETS |= {
+    ("q_learning", "CartPole-v1"): Preset(50_000, _POLE, ""),
+    ("sarsa", "CartPole-v1"): Preset(100_000, _POLE, ""),
+    ("expected_sarsa", "CartPole-v1"): Preset(100_000, _POLE, ""),
+    ("q_learning", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
+    ("sarsa", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
+    ("expected_sarsa", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
+    ("linear_sarsa", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
+    ("linear_q_learning", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
+    ("q_learning", "crawler"): Preset(100_000, {"discount": 0.99, "step_size": 1.0, "epsilon": 0.3}, ""),
     ("reinforce", "CartPole-v1"): Preset(
         1_000_000, {"environments": 16}, "500.0 [500.0, 500.0], worst seed 500.0"
     ),
