@@ -170,24 +170,6 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         "−150.5 [−159.7, −142.5], worst seed −163.7",
     ),
-}
-
-
-# Tables: the pole's angle and its speed are enough to balance it; the crawler's world has no chance, so one sample is
-# the truth, and what pays is far ahead, so the discount is high.
-_POLE = {"bins": (1, 1, 6, 12), "epsilon": 0.2, "epsilon_schedule": "linear", "epsilon_final": 0.0}
-# Rewards are −1, so starting at 0 is optimism, and no other exploring is needed.
-_HILL = {"discount": 1.0, "epsilon": 0.0}
-PRESETS |= {
-    ("q_learning", "CartPole-v1"): Preset(50_000, _POLE, ""),
-    ("sarsa", "CartPole-v1"): Preset(100_000, _POLE, ""),
-    ("expected_sarsa", "CartPole-v1"): Preset(100_000, _POLE, ""),
-    ("q_learning", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
-    ("sarsa", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
-    ("expected_sarsa", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
-    ("linear_sarsa", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
-    ("linear_q_learning", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
-    ("q_learning", "crawler"): Preset(100_000, {"discount": 0.99, "step_size": 1.0, "epsilon": 0.3}, ""),
     ("reinforce", "CartPole-v1"): Preset(
         1_000_000, {"environments": 16}, "500.0 [500.0, 500.0], worst seed 500.0"
     ),
