@@ -112,13 +112,14 @@ def gymnasium(peers: str) -> dict[str, Any]:
 
 
 def recurrent(peers: str) -> dict[str, Any]:
-    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 1, 102_400, "recurrent_ppo")
-    return in_turn(mine, Worker(peers, "sb3_contrib_recurrent_ppo.py", 4096, best_threads(peers)), 5)
+    """Torch with one thread: a second one has nothing to do in steps of eight environments."""
+    mine = Worker(sys.executable, "ours.py", "CartPole-v1", 1, 51_200, "recurrent_ppo")
+    return in_turn(mine, Worker(peers, "sb3_contrib_recurrent_ppo.py", 2048, 1), 5)
 
 
 def recurrent_gymnasium(peers: str) -> dict[str, Any]:
-    mine = Worker(sys.executable, "ours.py", "gymnasium:CartPole-v1", 1, 20_480, "recurrent_ppo")
-    return in_turn(mine, Worker(peers, "sb3_contrib_recurrent_ppo.py", 4096, best_threads(peers)), 5)
+    mine = Worker(sys.executable, "ours.py", "gymnasium:CartPole-v1", 1, 10_240, "recurrent_ppo")
+    return in_turn(mine, Worker(peers, "sb3_contrib_recurrent_ppo.py", 2048, 1), 5)
 
 
 def trpo(peers: str) -> dict[str, Any]:

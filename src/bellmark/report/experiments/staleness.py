@@ -90,7 +90,9 @@ def _returns(actors: int | None, shares: int, seeds: Sequence[int]) -> tuple[Flo
 def judge(findings: Findings) -> Verdict:
     stale = findings.tables["actors"].curves[STALE]
     many = ACTORS > 1
+    behind = [findings.exact[f"staleness measured, {actors} actors"] for actors in ACTORS.tolist()]
     parts = {
+        "a gradient of one of K actors is K − 1 updates old": bool(np.abs(behind - (ACTORS - 1)).max() < 0.5),
         "no number of actors does better than A2C with the same updates": not any(
             above(stale[:, place], stale[:, 0]) for place in np.flatnonzero(many)
         ),
