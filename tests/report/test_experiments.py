@@ -16,6 +16,7 @@ from bellmark.report.experiments import (
     discount_noise,
     experiment,
     random_walk,
+    staleness,
 )
 from bellmark.report.experiments.conduct import conduct
 from bellmark.report.experiments.sampling import along_the_way, by_episode
@@ -40,6 +41,9 @@ def found(request, monkeypatch):
     monkeypatch.setattr(discount_noise, "NOISES", np.linspace(0.0, 0.6, 4))
     monkeypatch.setattr(random_walk, "STEP_SIZES", np.array([0.02, 0.1, 0.4, 0.8]))
     monkeypatch.setattr(aliased_corridor, "ENVIRONMENTS", 32)
+    monkeypatch.setattr(staleness, "STEPS", 20_000)
+    monkeypatch.setattr(staleness, "POINTS", 20)
+    monkeypatch.setattr(staleness, "ACTORS", np.array([1, 16]))
     one = experiment(request.param)
     if one.name not in FINDINGS:
         FINDINGS[one.name] = one.measure(list(range(FEW.get(one.name, 4))) if one.least else [0])
