@@ -101,7 +101,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         "",
     ),
-    ("trpo", "CartPole-v1"): Preset(100_000, {}, ""),
+    ("trpo", "CartPole-v1"): Preset(100_000, {}, "500.0 [500.0, 500.0], worst seed 500.0"),
     ("trpo", "Acrobot-v1"): Preset(
         100_000,
         {
