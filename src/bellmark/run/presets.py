@@ -141,6 +141,7 @@ PRESETS: dict[tuple[str, str], Preset] = {
         "",
     ),
     ("acktr", "CartPole-v1"): Preset(100_000, {}, ""),
+    ("vpg", "CartPole-v1"): Preset(200_000, {}, "500.0 [500.0, 500.0], worst seed 499.6"),
     ("a2c", "CartPole-v1"): Preset(
         500_000, {"entropy_weight": 0.0}, "500.0 [500.0, 500.0], worst seed 500.0"
     ),
