@@ -20,7 +20,6 @@ EXPERIMENTS = {
         "maximisation-bias",
         "discount-noise",
         "aliased-corridor",
-        "staleness",
     )
 }
 """Name, as on the command line, to module."""
