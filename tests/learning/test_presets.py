@@ -26,6 +26,7 @@ TARGETS = {
     ("natural_policy_gradient", "CartPole-v1"): (100_000, 499, 475),
     ("ppo_penalty", "CartPole-v1"): (100_000, 499, 475),
     ("acktr", "CartPole-v1"): (100_000, 499, 475),
+    ("dqn", "CartPole-v1"): (50_000, 499, 450),
     ("reinforce", "CartPole-v1"): (1_000_000, 499, 475),
     ("reinforce", "Acrobot-v1"): (1_000_000, -95, -120),
     ("vpg", "CartPole-v1"): (200_000, 499, 475),

@@ -37,7 +37,7 @@ class SumTree(eqx.Module):
 
     @staticmethod
     def start(size: int) -> "SumTree":
-        levels = []
+        levels: list[Array] = []
         nodes = size
         while not levels or nodes > 1:
             nodes = math.ceil(nodes / BRANCHES)

@@ -109,7 +109,7 @@ class Replay(eqx.Module):
 
         return Replay(
             stored=jax.tree.map(written, stored, rollout.transition),
-            next_action_mask=None if mask is None else written(mask, rollout.next_action_mask),
+            next_action_mask=jax.tree.map(written, mask, rollout.next_action_mask),
             position=(self.position + count) % self.capacity,
             size=jnp.minimum(self.size + count, self.capacity),
             environments=self.environments,

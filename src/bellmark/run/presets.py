@@ -197,6 +197,21 @@ PRESETS |= {
     ("linear_sarsa", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
     ("linear_q_learning", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
     ("q_learning", "crawler"): Preset(100_000, {"discount": 0.99, "step_size": 1.0, "epsilon": 0.3}, ""),
+    ("dqn", "CartPole-v1"): Preset(
+        50_000,
+        {
+            "learning_rate": 2.3e-3,
+            "anneal": True,
+            "environments": 1,
+            "rollout_length": 16,
+            "n_step": 3,
+            "target_every": 100,
+            "epsilon_final": 0.04,
+            "epsilon_share": 0.16,
+            "hidden": (128, 128),
+        },
+        "500.0 [496.4, 500.0], worst seed 462.7",
+    ),
 }
 
 

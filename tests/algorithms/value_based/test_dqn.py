@@ -121,7 +121,7 @@ def test_epsilon_schedules():
     done = jnp.array([0.0, 0.25, 0.5, 0.9])
     np.testing.assert_allclose(epsilon_at(linear, done), [1.0, 0.55, 0.1, 0.1], rtol=1e-5)
     np.testing.assert_allclose(epsilon_at(exponential, done), [1.0, 0.1**0.5, 0.1, 0.1], rtol=1e-5)
-    assert float(epsilon_at(constant, done)) == 1.0
+    np.testing.assert_array_equal(epsilon_at(constant, done), 1.0)
 
 
 @pytest.fixture(scope="module")
