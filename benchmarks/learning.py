@@ -35,7 +35,17 @@ SEEDS = range(10)
 MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 """Slow ones: fewer seeds."""
 EPISODES = 100
-PARTS = ("algorithms/policy_gradient", "envs", "experience", "front.py", "maths", "networks", "report", "run")
+PARTS = (
+    "algorithms/policy_gradient",
+    "algorithms/value_based",
+    "envs",
+    "experience",
+    "front.py",
+    "maths",
+    "networks",
+    "report",
+    "run",
+)
 """What such a run goes through."""
 
 CASES = [f"{algorithm}:{environment}" for algorithm, environment in PRESETS] + ["ppo:gymnasium:CartPole-v1"]

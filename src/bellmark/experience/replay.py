@@ -11,7 +11,7 @@ The sums are made when transitions are taken, not when they are stored: n consec
 `environments` places apart, so a rollout may be shorter than n.
 
 The ring is part of the learner's state like everything else, so a checkpoint holds it.  In a compiled loop, XLA writes
-into it in place as long as nobody keeps the ring of before (`benchmarks/replay.py` measures it).
+into it in place as long as nobody keeps the ring of before (`tests/experience/test_replay.py` looks at the buffer).
 """
 
 from typing import Any
