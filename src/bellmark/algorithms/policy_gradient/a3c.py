@@ -18,7 +18,7 @@ reported.  Whose turn it is to push is the `schedule`:
 
 The first two are simulations: all K actors run side by side in one program, each under its own stale parameters, and
 the order of the pushes is explicit, so that a run is reproducible and resumed bit for bit.  With threads neither is
-possible (`docs/decisions/0011-asynchrony-by-a-schedule.md`).  With one actor every schedule is A2C.
+possible (`docs/decisions/0009-asynchrony-by-a-schedule.md`).  With one actor every schedule is A2C.
 """
 
 from typing import Any, ClassVar, Literal
