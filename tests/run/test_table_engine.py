@@ -373,7 +373,7 @@ BAD = {
         "grid-world",
         {"epsilon_schedule": "exponential", "epsilon_final": 0.0},
     ),
-    "is continuous.*needs bins.*--bins 10,10,10,10": ("q_learning", "CartPole-v1", {}),
+    "is continuous.*needs bins.*--bins 10,10,10,10,…": ("q_learning", "Acrobot-v1", {}),
     "give one number for each": ("q_learning", "CartPole-v1", {"bins": (3, 3)}),
     "is discrete already": ("q_learning", "FrozenLake-v1", {"bins": (3,)}),
     "only Discrete ones are allowed: ppo": ("q_learning", "Pendulum-v1", {"bins": (3,)}),
