@@ -189,13 +189,8 @@ _POLE = {"bins": (1, 1, 6, 12), "epsilon": 0.2, "epsilon_schedule": "linear", "e
 _HILL = {"discount": 1.0, "epsilon": 0.0}
 PRESETS |= {
     ("q_learning", "CartPole-v1"): Preset(50_000, _POLE, ""),
-    ("sarsa", "CartPole-v1"): Preset(100_000, _POLE, ""),
-    ("expected_sarsa", "CartPole-v1"): Preset(100_000, _POLE, ""),
     ("q_learning", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
-    ("sarsa", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
-    ("expected_sarsa", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
     ("linear_sarsa", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
-    ("linear_q_learning", "MountainCar-v0"): Preset(100_000, {**_HILL, "tiles": (10,)}, ""),
     ("q_learning", "crawler"): Preset(100_000, {"discount": 0.99, "step_size": 1.0, "epsilon": 0.3}, ""),
     ("dqn", "CartPole-v1"): Preset(
         50_000,
