@@ -111,10 +111,11 @@ def test_what_is_rebuilt_is_what_acted(rolled):
     np.testing.assert_allclose(made.value_target, advantage + values, atol=5e-5)
 
 
+@pytest.mark.parametrize(
+    "rolled", [case for case in CASES if CASES[case][0].name == "recurrent_ppo"], indirect=True
+)
 def test_the_ratio_is_one_before_the_first_step(rolled):
     algorithm, before, _, data = rolled
-    if algorithm.name != "recurrent_ppo":
-        pytest.skip("A2C has no ratio")
     for length in (None, 4):
         cut = dataclasses.replace(algorithm, sequence_length=length)
         sequences = cut.unrolled(before, *data[:2])
