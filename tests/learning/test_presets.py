@@ -30,6 +30,7 @@ TARGETS = {
     # some seeds of ACKTR fall from 500 before the end
     ("acktr", "CartPole-v1"): (100_000, 499, 150),
     ("q_learning", "CartPole-v1"): (50_000, 475, 450),
+    ("q_learning", "MountainCar-v0"): (400_000, -160, -200),
     ("linear_sarsa", "MountainCar-v0"): (100_000, -120, -140),
     # the optimum, 4.32 a step over an episode's whole length
     ("q_learning", "crawler"): (100_000, 117_407, 117_407),

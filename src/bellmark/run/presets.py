@@ -189,7 +189,9 @@ _POLE = {"bins": (1, 1, 6, 12), "epsilon": 0.2, "epsilon_schedule": "linear", "e
 _HILL = {"discount": 1.0, "epsilon": 0.0}
 PRESETS |= {
     ("q_learning", "CartPole-v1"): Preset(50_000, _POLE, "500.0 [499.0, 500.0], worst seed 489.2"),
-    ("q_learning", "MountainCar-v0"): Preset(400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, ""),
+    ("q_learning", "MountainCar-v0"): Preset(
+        400_000, {**_HILL, "bins": (12, 12), "step_size": 0.3}, "−151.3 [−159.6, −144.3], worst seed −184.8"
+    ),
     ("linear_sarsa", "MountainCar-v0"): Preset(
         100_000, {**_HILL, "tiles": (10,)}, "−111.8 [−116.2, −105.8], worst seed −121.0"
     ),
