@@ -15,10 +15,13 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bellmark.maths import means
+from bellmark.maths.conjugate_gradient import Solved, conjugate_gradient
 from bellmark.maths.distributions import Categorical, Gaussian, MultiCategorical
+from bellmark.types import Scalar
 
 D = TypeVar("D", Categorical, MultiCategorical, Gaussian)
 Vector = Float[Array, " D"]
@@ -41,3 +44,17 @@ def fisher_vector_product(
         return image
 
     return product
+
+
+def natural_gradient(
+    distribution: Callable[[Vector], D],
+    parameters: Vector,
+    gradient: Vector,
+    damping: Scalar,
+    iterations: int,
+) -> tuple[Solved, Float[Array, ""]]:
+    """x = (F + damping · I)⁻¹ g by at most `iterations` conjugate gradients, and the curvature xᵀ(F + damping · I)x."""
+    fisher = fisher_vector_product(distribution, parameters)
+    solved = conjugate_gradient(lambda v: fisher(v) + damping * v, gradient, iterations)
+    # without another product: (F + damping · I)x is what of g the residual has not left
+    return solved, jnp.vdot(solved.x, gradient - solved.residual)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from bellmark.maths.action_values import value_of
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import CategoricalHead, Head, MultiCategoricalHead
 from bellmark.networks.mlp import MLP
@@ -35,7 +36,7 @@ class ActionValue(eqx.Module):
     def __call__(self, features: Float[Array, "*B F"], action: Array) -> Float[Array, "*B"]:
         """Q(s, a)."""
         if self.numbered:
-            return jnp.take_along_axis(self.network(features), action[..., None], axis=-1)[..., 0]
+            return value_of(self.network(features), action)
         if self.sizes:
             parts = [jax.nn.one_hot(action[..., i], size) for i, size in enumerate(self.sizes)]
             action = jnp.concatenate(parts, axis=-1)

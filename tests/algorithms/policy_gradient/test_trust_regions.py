@@ -83,11 +83,10 @@ def case(request):
 
 
 def natural_step(algorithm):
-    """The natural gradient's step on what `case` holds, which has the same fields and another file's types."""
+    """The natural gradient's step on what `case` holds; only the actor's type is another file's."""
 
     def step(actor, samples):
-        of_its_own = natural_file.Samples(**vars(samples))
-        moved, metrics = algorithm.natural_step(natural_file.Actor(actor.network, actor.head), of_its_own)
+        moved, metrics = algorithm.natural_step(natural_file.Actor(actor.network, actor.head), samples)
         return trpo_file.Actor(moved.network, moved.head), metrics
 
     return jax.jit(step)

@@ -10,9 +10,6 @@ V. Mnih et al., "Asynchronous methods for deep reinforcement learning", ICML 201
 The environments take the place of A3C's asynchronous workers: what they show at one moment is different enough to
 make one gradient of it.  PPO with one epoch, one minibatch and no clip active takes the same step (S. Huang et al.,
 "A2C is a special case of PPO", 2022); what is left out here is the ratio and everything that reuses a sample.
-
-RMSProp is TensorFlow's, as in the paper: ε inside the root and averages that begin at 1, so that the first steps are
-small ones.
 """
 
 import dataclasses
@@ -26,12 +23,12 @@ from jaxtyping import Array, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, fraction, layer_sizes, positive
-from bellmark.experience.minibatches import flatten
+from bellmark.algorithms.descent import clipped_descent
+from bellmark.experience.appraisal import Samples, advantages, appraise, flattened
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.experience.rollout import episode_metrics, two_keys
 from bellmark.maths import losses, means
-from bellmark.maths.returns import generalised_advantage
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head, head_for
 from bellmark.networks.mlp import MLP, Activation
@@ -53,17 +50,6 @@ class Networks(eqx.Module):
         if self.critic is None:
             return outputs[..., :-1], outputs[..., -1]
         return outputs, self.critic(features)[..., 0]
-
-
-class Samples(eqx.Module):
-    """A rollout, flattened, with what the policy and the critic are to learn from it."""
-
-    features: Float[Array, "N *F"]
-    action: Array
-    action_mask: Array | None
-    advantage: Float[Array, " N"]
-    value: Float[Array, " N"]
-    value_target: Float[Array, " N"]
 
 
 class A2CState(eqx.Module):
@@ -114,13 +100,7 @@ class A2C(AbstractLearner):
 
     @property
     def transformation(self) -> optax.GradientTransformation:
-        scale = (
-            optax.scale_by_adam(eps=1e-5)
-            if self.optimiser == "adam"
-            else optax.scale_by_rms(decay=0.99, eps=1e-5, initial_scale=1.0)
-        )
-        # one flat vector: a dozen small leaves cost more in kernel launches than in arithmetic
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), scale))
+        return clipped_descent(self.max_gradient_norm, self.optimiser)
 
     def init(self, problem, key: Key) -> A2CState:
         key, actor_key, critic_key, episodes_key = jax.random.split(key, 4)
@@ -190,30 +170,11 @@ class A2C(AbstractLearner):
 
     def samples(self, state: A2CState, rollout: Rollout) -> Samples:
         """Advantages and value targets of a rollout, flattened to [T·B]."""
-        transition = rollout.transition
-        # one batched call for V(s) and V(s′), s′ being the true successor also where an episode ended
-        features = state.inputs(transition.observation)
-        _, values = state.networks(jnp.stack([features, state.inputs(transition.next_observation)]))
-        reward = transition.reward
-        if state.reward_scale is not None:
-            reward = state.reward_scale(reward)
-        advantage = generalised_advantage(
-            reward,
-            values[0],
-            values[1],
-            transition.continues,
-            transition.unbroken,
-            self.discount,
-            self.trace_decay,
+        appraisal = appraise(
+            rollout, state.inputs, lambda features: state.networks(features)[1], state.reward_scale
         )
-        return Samples(
-            features=flatten(features),
-            action=flatten(transition.action),
-            action_mask=flatten(rollout.action_mask),
-            advantage=flatten(advantage),
-            value=flatten(values[0]),
-            value_target=flatten(advantage + values[0]),
-        )
+        advantage = advantages(rollout, appraisal, self.discount, self.trace_decay)
+        return flattened(rollout, appraisal, advantage)
 
     def loss(self, networks: Networks, samples: Samples) -> tuple[Float[Array, ""], Metrics]:
         """What is descended: −Â log π + c_v · value error − c_h · entropy."""

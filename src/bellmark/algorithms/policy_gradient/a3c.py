@@ -31,6 +31,7 @@ from jaxtyping import Array, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, divides, fraction, layer_sizes, positive
+from bellmark.algorithms.descent import clipped_descent
 from bellmark.errors import BadInput
 from bellmark.experience.policy import Inputs, StochasticPolicy, value
 from bellmark.experience.rollout import episode_metrics
@@ -136,13 +137,7 @@ class A3C(AbstractLearner):
 
     @property
     def transformation(self) -> optax.GradientTransformation:
-        scale = (
-            optax.scale_by_adam(eps=1e-5)
-            if self.optimiser == "adam"
-            else optax.scale_by_rms(decay=0.99, eps=1e-5, initial_scale=1.0)
-        )
-        # one flat vector: a dozen small leaves cost more in kernel launches than in arithmetic
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), scale))
+        return clipped_descent(self.max_gradient_norm, self.optimiser)
 
     def init(self, problem, key: Key) -> A3CState:
         key, actor_key, critic_key, episodes_key = jax.random.split(key, 4)

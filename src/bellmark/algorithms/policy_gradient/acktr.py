@@ -28,13 +28,12 @@ from jaxtyping import Array, Bool, Float, Int
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, fraction, layer_sizes, positive
 from bellmark.errors import BadInput
-from bellmark.experience.minibatches import flatten
+from bellmark.experience.appraisal import Samples, advantages, appraise, flattened
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, StochasticPolicy, value
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import losses, means
 from bellmark.maths.kronecker import Factors, natural_direction
-from bellmark.maths.returns import generalised_advantage
 from bellmark.maths.trust_region import step_length
 from bellmark.networks.heads import GaussianHead, Head, head_for
 from bellmark.networks.mlp import MLP, Activation, Linear
@@ -46,17 +45,6 @@ class Actor(eqx.Module):
 
     network: MLP
     head: Head
-
-
-class Samples(eqx.Module):
-    """A rollout, flattened, with what the policy and the critic are to learn from it."""
-
-    features: Float[Array, "N *F"]
-    action: Array
-    action_mask: Array | None
-    advantage: Float[Array, " N"]
-    value: Float[Array, " N"]
-    value_target: Float[Array, " N"]
 
 
 class ACKTRState(eqx.Module):
@@ -179,30 +167,11 @@ class ACKTR(AbstractLearner):
 
     def samples(self, state: ACKTRState, rollout: Rollout) -> Samples:
         """Advantages and value targets of a rollout, flattened to [T·B]."""
-        transition = rollout.transition
-        # one batched call for V(s) and V(s′), s′ being the true successor also where an episode ended
-        features = state.inputs(transition.observation)
-        values = value(state.critic, jnp.stack([features, state.inputs(transition.next_observation)]))
-        reward = transition.reward
-        if state.reward_scale is not None:
-            reward = state.reward_scale(reward)
-        advantage = generalised_advantage(
-            reward,
-            values[0],
-            values[1],
-            transition.continues,
-            transition.unbroken,
-            self.discount,
-            self.trace_decay,
+        appraisal = appraise(
+            rollout, state.inputs, lambda features: value(state.critic, features), state.reward_scale
         )
-        return Samples(
-            features=flatten(features),
-            action=flatten(transition.action),
-            action_mask=flatten(rollout.action_mask),
-            advantage=flatten(advantage),
-            value=flatten(values[0]),
-            value_target=flatten(advantage + values[0]),
-        )
+        advantage = advantages(rollout, appraisal, self.discount, self.trace_decay)
+        return flattened(rollout, appraisal, advantage)
 
     def actor_step(self, actor: Actor, factors: Factors, samples: Samples) -> tuple[Actor, Factors, Metrics]:
         """The policy after its step, and the curvature's factors after these samples."""

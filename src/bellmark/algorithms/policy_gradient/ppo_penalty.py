@@ -24,12 +24,13 @@ from jaxtyping import Array, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, divides, fraction, layer_sizes, positive
+from bellmark.algorithms.descent import clipped_descent
+from bellmark.experience.appraisal import advantages, appraise
 from bellmark.experience.minibatches import flatten, minibatch_indices, take
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, StochasticPolicy, value
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import losses, means
-from bellmark.maths.returns import generalised_advantage
 from bellmark.maths.trust_region import adapted_penalty, surrogate
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head, head_for
@@ -126,13 +127,7 @@ class PPOPenalty(AbstractLearner):
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        # one flat vector: a dozen small leaves cost more in kernel launches than in arithmetic
-        return optax.flatten(
-            optax.chain(
-                optax.clip_by_global_norm(self.max_gradient_norm),
-                optax.scale_by_adam(eps=1e-5),
-            )
-        )
+        return clipped_descent(self.max_gradient_norm)
 
     def init(self, problem, key: Key) -> PPOPenaltyState:
         key, actor_key, critic_key, episodes_key = jax.random.split(key, 4)
@@ -217,33 +212,22 @@ class PPOPenalty(AbstractLearner):
 
     def samples(self, state: PPOPenaltyState, rollout: Rollout) -> Samples:
         """Advantages and value targets of a rollout, flattened to [T·B]."""
-        transition = rollout.transition
-        # one batched call for V(s) and V(s′), s′ being the true successor also where an episode ended
-        features = state.inputs(transition.observation)
-        values = value(
-            state.networks.critic, jnp.stack([features, state.inputs(transition.next_observation)])
+        appraisal = appraise(
+            rollout,
+            state.inputs,
+            lambda features: value(state.networks.critic, features),
+            state.reward_scale,
         )
-        reward = transition.reward
-        if state.reward_scale is not None:
-            reward = state.reward_scale(reward)
-        advantage = generalised_advantage(
-            reward,
-            values[0],
-            values[1],
-            transition.continues,
-            transition.unbroken,
-            self.discount,
-            self.trace_decay,
-        )
+        advantage = advantages(rollout, appraisal, self.discount, self.trace_decay)
         behaviour = state.networks.head.distribution(rollout.remembered, rollout.action_mask)
         return Samples(
-            features=flatten(features),
-            action=flatten(transition.action),
+            features=flatten(appraisal.features),
+            action=flatten(rollout.transition.action),
             action_mask=flatten(rollout.action_mask),
             behaviour=flatten(behaviour),
             advantage=flatten(advantage),
-            value=flatten(values[0]),
-            value_target=flatten(advantage + values[0]),
+            value=flatten(appraisal.value),
+            value_target=flatten(advantage + appraisal.value),
         )
 
     def loss(

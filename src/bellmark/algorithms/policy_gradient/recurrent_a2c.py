@@ -24,15 +24,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, encoded, fraction, positive
+from bellmark.algorithms.descent import clipped_descent
+from bellmark.experience.appraisal import advantages, appraise_remembering
 from bellmark.experience.memory import begun
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, RecurrentPolicy, value
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import losses, means
-from bellmark.maths.returns import generalised_advantage
 from bellmark.networks.heads import Head, head_for
 from bellmark.networks.mlp import MLP, Activation
-from bellmark.networks.recurrent import Recurrent, episode_begins
+from bellmark.networks.recurrent import Recurrent
 from bellmark.types import Episodes, Finished, Key, Metrics, Rollout
 
 
@@ -106,13 +107,7 @@ class RecurrentA2C(AbstractLearner):
 
     @property
     def transformation(self) -> optax.GradientTransformation:
-        scale = (
-            optax.scale_by_adam(eps=1e-5)
-            if self.optimiser == "adam"
-            else optax.scale_by_rms(decay=0.99, eps=1e-5, initial_scale=1.0)
-        )
-        # one flat vector: a dozen small leaves cost more in kernel launches than in arithmetic
-        return optax.flatten(optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), scale))
+        return clipped_descent(self.max_gradient_norm, self.optimiser)
 
     def init(self, problem, key: Key) -> RecurrentA2CState:
         key, core_key, actor_key, critic_key, episodes_key = jax.random.split(key, 5)
@@ -188,34 +183,25 @@ class RecurrentA2C(AbstractLearner):
 
     def unrolled(self, state: RecurrentA2CState, memory: Float[Array, "B H"], rollout: Rollout) -> Steps:
         """Advantages and value targets of a rollout that began with `memory`."""
-        networks, transition = state.networks, rollout.transition
-        features = state.inputs(transition.observation)
-        begins = episode_begins(transition.unbroken)
-        memories = networks.core.unroll(features, begins, memory)
-        values = value(networks.critic, memories)
-        # the true successor is seen with the memory of the step before it, also where an episode ended
-        following = networks.core(state.inputs(transition.next_observation), memories)
-        reward = transition.reward
-        if state.reward_scale is not None:
-            reward = state.reward_scale(reward)
-        advantage = generalised_advantage(
-            reward,
-            values,
-            value(networks.critic, following),
-            transition.continues,
-            transition.unbroken,
-            self.discount,
-            self.trace_decay,
+        networks = state.networks
+        appraisal, begins, _ = appraise_remembering(
+            rollout,
+            state.inputs,
+            networks.core,
+            lambda memories: value(networks.critic, memories),
+            memory,
+            state.reward_scale,
         )
+        advantage = advantages(rollout, appraisal, self.discount, self.trace_decay)
         return Steps(
             memory=memory,
-            features=features,
+            features=appraisal.features,
             begins=begins,
-            action=transition.action,
+            action=rollout.transition.action,
             action_mask=rollout.action_mask,
             advantage=advantage,
-            value=values,
-            value_target=advantage + values,
+            value=appraisal.value,
+            value_target=advantage + appraisal.value,
         )
 
     def loss(self, networks: Networks, steps: Steps) -> tuple[Float[Array, ""], Metrics]:

@@ -29,16 +29,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, divides, encoded, fraction, positive
+from bellmark.algorithms.descent import clipped_descent
+from bellmark.experience.appraisal import advantages, appraise_remembering
 from bellmark.experience.memory import begun
 from bellmark.experience.minibatches import minibatch_indices
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, RecurrentPolicy, value
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import divergences, losses, means
-from bellmark.maths.returns import generalised_advantage
 from bellmark.networks.heads import Head, head_for
 from bellmark.networks.mlp import MLP, Activation
-from bellmark.networks.recurrent import Recurrent, episode_begins
+from bellmark.networks.recurrent import Recurrent
 from bellmark.types import Episodes, Finished, Key, Metrics, Rollout
 
 
@@ -140,13 +141,7 @@ class RecurrentPPO(AbstractLearner):
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        # one flat vector: a dozen small leaves cost more in kernel launches than in arithmetic
-        return optax.flatten(
-            optax.chain(
-                optax.clip_by_global_norm(self.max_gradient_norm),
-                optax.scale_by_adam(eps=1e-5),
-            )
-        )
+        return clipped_descent(self.max_gradient_norm)
 
     def init(self, problem, key: Key) -> RecurrentPPOState:
         key, core_key, actor_key, critic_key, episodes_key = jax.random.split(key, 5)
@@ -228,25 +223,16 @@ class RecurrentPPO(AbstractLearner):
 
     def unrolled(self, state: RecurrentPPOState, memory: Float[Array, "B H"], rollout: Rollout) -> Sequences:
         """Advantages and value targets of a rollout that began with `memory`, cut into sequences."""
-        networks, transition = state.networks, rollout.transition
-        features = state.inputs(transition.observation)
-        begins = episode_begins(transition.unbroken)
-        memories = networks.core.unroll(features, begins, memory)
-        values = value(networks.critic, memories)
-        # the true successor is seen with the memory of the step before it, also where an episode ended
-        following = networks.core(state.inputs(transition.next_observation), memories)
-        reward = transition.reward
-        if state.reward_scale is not None:
-            reward = state.reward_scale(reward)
-        advantage = generalised_advantage(
-            reward,
-            values,
-            value(networks.critic, following),
-            transition.continues,
-            transition.unbroken,
-            self.discount,
-            self.trace_decay,
+        networks = state.networks
+        appraisal, begins, memories = appraise_remembering(
+            rollout,
+            state.inputs,
+            networks.core,
+            lambda memories: value(networks.critic, memories),
+            memory,
+            state.reward_scale,
         )
+        advantage = advantages(rollout, appraisal, self.discount, self.trace_decay)
         behaviour = networks.head.distribution(rollout.remembered, rollout.action_mask)
         length = self.steps_together
         starts = jnp.concatenate([memory[None], memories[length - 1 : -1 : length]])
@@ -258,14 +244,14 @@ class RecurrentPPO(AbstractLearner):
 
         return Sequences(
             memory=starts.reshape(-1, starts.shape[-1]),
-            features=cut(features),
+            features=cut(appraisal.features),
             begins=cut(begins),
-            action=cut(transition.action),
+            action=cut(rollout.transition.action),
             action_mask=None if rollout.action_mask is None else cut(rollout.action_mask),
-            log_prob=cut(behaviour.log_prob(transition.action)),
+            log_prob=cut(behaviour.log_prob(rollout.transition.action)),
             advantage=cut(advantage),
-            value=cut(values),
-            value_target=cut(advantage + values),
+            value=cut(appraisal.value),
+            value_target=cut(advantage + appraisal.value),
         )
 
     def loss(self, networks: Networks, sequences: Sequences) -> tuple[Float[Array, ""], Metrics]:

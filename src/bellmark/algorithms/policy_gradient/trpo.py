@@ -28,14 +28,13 @@ from jaxtyping import Array, Float, Int
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, divides, fraction, layer_sizes, positive
 from bellmark.errors import BadInput
-from bellmark.experience.minibatches import flatten, minibatch_indices, take
+from bellmark.experience.appraisal import Samples, advantages, appraise, flattened
+from bellmark.experience.minibatches import minibatch_indices, take
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, StochasticPolicy, value
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import losses, means
-from bellmark.maths.conjugate_gradient import conjugate_gradient
-from bellmark.maths.fisher import fisher_vector_product
-from bellmark.maths.returns import generalised_advantage
+from bellmark.maths.fisher import natural_gradient
 from bellmark.maths.trust_region import line_search, step_length, surrogate
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head, head_for
@@ -48,17 +47,6 @@ class Actor(eqx.Module):
 
     network: MLP | Convolution
     head: Head
-
-
-class Samples(eqx.Module):
-    """A rollout, flattened, with what the policy and the critic are to learn from it."""
-
-    features: Float[Array, "N *F"]
-    action: Array
-    action_mask: Array | None
-    advantage: Float[Array, " N"]
-    value: Float[Array, " N"]
-    value_target: Float[Array, " N"]
 
 
 class TRPOState(eqx.Module):
@@ -200,30 +188,11 @@ class TRPO(AbstractLearner):
 
     def samples(self, state: TRPOState, rollout: Rollout) -> Samples:
         """Advantages and value targets of a rollout, flattened to [T·B]."""
-        transition = rollout.transition
-        # one batched call for V(s) and V(s′), s′ being the true successor also where an episode ended
-        features = state.inputs(transition.observation)
-        values = value(state.critic, jnp.stack([features, state.inputs(transition.next_observation)]))
-        reward = transition.reward
-        if state.reward_scale is not None:
-            reward = state.reward_scale(reward)
-        advantage = generalised_advantage(
-            reward,
-            values[0],
-            values[1],
-            transition.continues,
-            transition.unbroken,
-            self.discount,
-            self.trace_decay,
+        appraisal = appraise(
+            rollout, state.inputs, lambda features: value(state.critic, features), state.reward_scale
         )
-        return Samples(
-            features=flatten(features),
-            action=flatten(transition.action),
-            action_mask=flatten(rollout.action_mask),
-            advantage=flatten(advantage),
-            value=flatten(values[0]),
-            value_target=flatten(advantage + values[0]),
-        )
+        advantage = advantages(rollout, appraisal, self.discount, self.trace_decay)
+        return flattened(rollout, appraisal, advantage)
 
     def trusted_step(self, actor: Actor, samples: Samples) -> tuple[Actor, Metrics]:
         """The first acceptable point on the way of the natural gradient; `actor` itself where there is none."""
@@ -244,12 +213,13 @@ class TRPO(AbstractLearner):
         start, gradient = jax.value_and_grad(
             lambda parameters: objective(distribution(parameters, samples), old_log_prob)
         )(parameters)
-        fisher = fisher_vector_product(lambda parameters: distribution(parameters, some), parameters)
-        solved = conjugate_gradient(
-            lambda v: fisher(v) + self.damping * v, gradient, self.conjugate_gradient_iterations
+        solved, curvature = natural_gradient(
+            lambda parameters: distribution(parameters, some),
+            parameters,
+            gradient,
+            self.damping,
+            self.conjugate_gradient_iterations,
         )
-        # xᵀFx without another product: Fx is what of g the residual has not left
-        curvature = jnp.vdot(solved.x, gradient - solved.residual)
         step = step_length(curvature, self.kl_limit) * solved.x
 
         def measure(parameters):

@@ -26,12 +26,13 @@ from jaxtyping import Array, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, divides, fraction, layer_sizes, positive
-from bellmark.experience.minibatches import flatten, minibatch_indices, take
+from bellmark.experience.appraisal import Samples, advantages, appraise, flattened
+from bellmark.experience.minibatches import minibatch_indices, take
 from bellmark.experience.normalisation import RewardScale
 from bellmark.experience.policy import Inputs, StochasticPolicy, value
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import losses, means
-from bellmark.maths.returns import generalised_advantage, lambda_return, n_step_return
+from bellmark.maths.returns import lambda_return, n_step_return
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head, head_for
 from bellmark.networks.mlp import MLP, Activation
@@ -43,17 +44,6 @@ class Actor(eqx.Module):
 
     network: MLP | Convolution
     head: Head
-
-
-class Samples(eqx.Module):
-    """A rollout, flattened, with what the policy and the critic are to learn from it."""
-
-    features: Float[Array, "N *F"]
-    action: Array
-    action_mask: Array | None
-    advantage: Float[Array, " N"]
-    value: Float[Array, " N"]
-    value_target: Float[Array, " N"]
 
 
 class VPGState(eqx.Module):
@@ -209,28 +199,19 @@ class VPG(AbstractLearner):
 
     def samples(self, state: VPGState, rollout: Rollout) -> Samples:
         """Advantages and value targets of a rollout, flattened to [T·B]."""
+        appraisal = appraise(
+            rollout, state.inputs, lambda features: value(state.critic, features), state.reward_scale
+        )
         transition = rollout.transition
-        # one batched call for V(s) and V(s′), s′ being the true successor also where an episode ended
-        features = state.inputs(transition.observation)
-        values = value(state.critic, jnp.stack([features, state.inputs(transition.next_observation)]))
-        reward = transition.reward
-        if state.reward_scale is not None:
-            reward = state.reward_scale(reward)
         factors = (transition.continues, transition.unbroken, self.discount)
         if self.n_steps is None:
-            advantage = generalised_advantage(reward, values[0], values[1], *factors, self.trace_decay)
+            advantage = advantages(rollout, appraisal, self.discount, self.trace_decay)
         else:
-            advantage = n_step_return(reward, values[1], *factors, self.n_steps) - values[0]
+            returns = n_step_return(appraisal.reward, appraisal.next_value, *factors, self.n_steps)
+            advantage = returns - appraisal.value
         # the critic's own target is the longest return there is: its error must not feed on itself
-        target = lambda_return(reward, values[1], *factors, 1.0)
-        return Samples(
-            features=flatten(features),
-            action=flatten(transition.action),
-            action_mask=flatten(rollout.action_mask),
-            advantage=flatten(advantage),
-            value=flatten(values[0]),
-            value_target=flatten(target),
-        )
+        target = lambda_return(appraisal.reward, appraisal.next_value, *factors, 1.0)
+        return flattened(rollout, appraisal, advantage, target)
 
     def policy_loss(self, actor: Actor, samples: Samples) -> tuple[Float[Array, ""], Metrics]:
         """−E[Â log π] − c_h E[H]."""

@@ -23,7 +23,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from bellmark.algorithms.base import AbstractLearner
-from bellmark.algorithms.checks import at_least, fraction, layer_sizes, positive
+from bellmark.algorithms.checks import at_least, check_replay, fraction, layer_sizes, positive
+from bellmark.algorithms.descent import clipped_descent
 from bellmark.algorithms.value_based import settings
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.experience.prioritised import Priorities, new_places
@@ -94,7 +95,7 @@ class DQN(AbstractLearner):
 
     def check(self, problem) -> None:
         settings.check_discrete(self.name, problem)
-        settings.check_replay(self, problem)
+        check_replay(self, problem)
         settings.check_epsilon(self)
         fraction("discount", self.discount)
         fraction("priority_exponent", self.priority_exponent)
@@ -118,9 +119,7 @@ class DQN(AbstractLearner):
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        return optax.flatten(
-            optax.chain(optax.clip_by_global_norm(self.max_gradient_norm), optax.scale_by_adam(eps=1e-5))
-        )
+        return clipped_descent(self.max_gradient_norm)
 
     def init(self, problem, key: Key) -> DQNState:
         key, network_key, episodes_key = jax.random.split(key, 3)
