@@ -1,6 +1,7 @@
 """Checks of hyperparameters: one line that says what was given and what is allowed."""
 
 import math
+from typing import Any
 
 from bellmark.errors import BadInput
 
@@ -39,3 +40,40 @@ def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
         allowed = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
         hint = f"; allowed: {allowed}" if len(allowed) <= 60 else ""
         raise BadInput(f"{name} is {divisor}, which does not divide {whole_name} = {whole}{hint}")
+
+
+def check_steps(learner: Any) -> None:
+    at_least(
+        1,
+        environments=learner.environments,
+        rollout_length=learner.rollout_length,
+    )
+
+
+def check_replay(learner: Any, problem: Any) -> None:
+    """Refuse sizes with which no update could ever be made, or the wrong number of them."""
+    check_steps(learner)
+    at_least(1, batch_size=learner.batch_size, train_every=learner.train_every)
+    rollout = learner.steps_per_iteration(problem)
+    divides("train_every", learner.train_every, "environments × rollout_length", rollout)
+    if learner.replay_capacity < rollout:
+        raise BadInput(
+            f"replay_capacity is {learner.replay_capacity:,}; allowed: at least environments × rollout_length = "
+            f"{rollout:,}"
+        )
+    capacity = learner.replay_capacity // rollout * rollout
+    if learner.learning_start > capacity:
+        raise BadInput(
+            f"learning_start is {learner.learning_start:,} stored transitions, and the replay holds {capacity:,}: "
+            "learning would never start"
+        )
+    if learner.batch_size > max(learner.learning_start, rollout):
+        raise BadInput(
+            f"batch_size is {learner.batch_size:,}, and when learning starts {max(learner.learning_start, rollout):,} "
+            "transitions are stored (learning_start); allowed: a batch of at most that many"
+        )
+    budget = problem.budget
+    if budget > 1 and learner.learning_start > -(-budget // rollout) * rollout:
+        raise BadInput(
+            f"learning_start is {learner.learning_start:,} and the run has {budget:,} steps: learning would never start"
+        )
