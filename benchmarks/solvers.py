@@ -12,8 +12,8 @@ them, and `shifted_error` the same after the best constant has been added, for t
 
 Bellmark's `bytes` is the floor of what its sweeps must read, 12 bytes per transition and 8 per pair, times its
 iterations: for Jacobi sweeps that drop actions, or that evaluate one action per state, an overestimate. `bandwidth` is
-what two threads summing a large array reach here. Results: `results/solvers.csv` and `.json`; models measured anew
-replace their old rows.
+what two threads summing a large array reach here. Results: `results/solvers.csv` and `.json`; a model, discount
+and peer measured anew replace their old rows and no others, so that a long comparison can be made in short turns.
 """
 
 import argparse
@@ -45,7 +45,7 @@ DISTRIBUTIONS = {
     "pymdptoolbox": "pymdptoolbox",
     "mdpax": "mdpax",
 }
-PATIENCE = 150.0
+PATIENCE = 120.0
 """Seconds after which a peer's solve is given up: it is far behind then."""
 
 
@@ -179,6 +179,7 @@ def compare(
         if "failed" not in other:
             row["seconds"] = statistics.median(t[1] for t in times)
             row["ratio"] = statistics.median(t[1] / t[0] for t in times)
+            row["ratios"] = [round(t[1] / t[0], 3) for t in times]
             row |= distances(np.load(theirs.output), bounds)
         rows.append(row)
     finally:
@@ -220,19 +221,27 @@ def peer_versions(python: str) -> dict[str, str]:
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
-def finish(rows: list[dict[str, Any]], peers: str, speed: float, measured: set[str]) -> None:
-    """Replace the rows of the models measured, and print the table."""
+def identity(row: dict[str, Any]) -> tuple[str, float, str]:
+    """The comparison that a row belongs to: model, discount, peer."""
+    return row["model"], row["discount"], row["beside"] if row["solver"] == "bellmark" else row["solver"]
+
+
+def finish(rows: list[dict[str, Any]], peers: str, speed: float) -> None:
+    """Replace the rows measured anew, and print them."""
     target = RESULTS / "solvers.json"
     old = json.loads(target.read_text())["rows"] if target.exists() else []
-    kept = [row for row in old if row["model"] not in measured]
+    measured = {identity(row) for row in rows}
+    new = rows
     order = list(MODELS)
-    rows = sorted(kept + rows, key=lambda row: (order.index(row["model"]), row["discount"]))
+    rows = sorted(
+        [row for row in old if identity(row) not in measured] + rows,
+        key=lambda row: (order.index(row["model"]), row["discount"], PEERS.index(identity(row)[2])),
+    )
     result = {
         "versions": versions(),
         "peers": peer_versions(peers),
         "machine": machine(),
         "tolerance": TOLERANCE,
-        "bandwidth_bytes_per_second": speed,
         "rows": rows,
     }
     lines = ",\n    ".join(json.dumps(row) for row in rows)
@@ -243,9 +252,8 @@ def finish(rows: list[dict[str, Any]], peers: str, speed: float, measured: set[s
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    for row in rows:
-        if row["model"] in measured and ("failed" in row or "memory_peak" in row):
-            print(line(row, speed))
+    for row in new:
+        print(line(row, speed))
 
 
 def line(row: dict[str, Any], speed: float) -> str:
@@ -276,21 +284,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     speed = bandwidth()
-    about = {"commit": commit(), "date": date.today().isoformat(), "seed": 0}
+    about = {
+        "commit": commit(),
+        "date": date.today().isoformat(),
+        "seed": 0,
+        "bandwidth_bytes_per_second": speed,
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for model in arguments.models:
             path = folder / f"{model}.npz"
             np.savez(path, **MODELS[model]())
-            rows: list[dict[str, Any]] = []
             for discount in arguments.discounts:
                 for solver in arguments.solvers:
                     print(f"{model} {discount} {solver} …", file=sys.stderr, flush=True)
                     pair = compare(solver, arguments.peers, path, discount, arguments.rounds, folder)
-                    rows += [{"model": model, "discount": discount} | row | about for row in pair]
+                    # Kept at once: a run that is cut off has measured something.
+                    rows = [{"model": model, "discount": discount} | row | about for row in pair]
+                    finish(rows, arguments.peers, speed)
             path.unlink()
-            # Kept model by model: a run that is cut off has measured something.
-            finish(rows, arguments.peers, speed, {model})
 
 
 if __name__ == "__main__":

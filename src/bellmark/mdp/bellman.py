@@ -16,6 +16,7 @@ Kernels are compiled at their first call and kept on disk. Arrays are a `FiniteM
   :counts[s]]`. A state without any is terminal and keeps the value 0.
 """
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -165,89 +166,114 @@ def row_mass(
     return low, high, longest
 
 
-@kernel
-def backup(
-    successors: Array,
-    continuation: Array,
-    offsets: Array,
-    branching: int,
-    rewards: Array,
-    actions: Array,
-    counts: Array,
-    discount: float,
-    values: Array,
-    out: Array,
-    policy: Array,
-    margin: float,
-    start: int,
-    stop: int,
-) -> tuple[float, float, float, int]:
-    """One Jacobi sweep: out = T values, and the greedy policy.
+def masses(
+    successors: Array, continuation: Array, offsets: Array, available: Array, terminal: Array, threads: int
+) -> tuple[float, float, int]:
+    """`row_mass` of a whole model."""
+    any_terminal = bool(terminal.any())
+    parts = run(
+        lambda start, stop: row_mass(
+            successors, continuation, offsets, available, terminal, any_terminal, start, stop
+        ),
+        len(available),
+        threads,
+    )
+    return min(p[0] for p in parts), max(p[1] for p in parts), max(p[2] for p in parts)
 
-    `policy` comes in as the actions taken before (negative: none): among equals, but for rounding, those
-    stay, else the first is taken. A policy that does not flicker saves work to whoever follows it.
 
-    With a finite `margin`, actions worse than the best by more than that leave the lists.
-    Returns the smallest and largest out − values over non-terminal states, the largest |out|, and how many
-    actions left.
-    """
-    num_actions = rewards.shape[1]
-    low, high, size, gone = np.inf, -np.inf, 0.0, 0
-    q = np.empty(actions.shape[1])
-    for s in range(start, stop):
-        n = counts[s]
-        if n == 0:
-            out[s] = 0.0
-            policy[s] = -1
-            continue
-        best = -np.inf
-        choice = -1
-        before = policy[s]
-        worth = -np.inf
-        for k in range(n):
-            a = actions[s, k]
-            pair = s * num_actions + a
-            if branching > 0:
-                begin = pair * branching
-                end = begin + branching
-            else:
-                begin = offsets[pair]
-                end = offsets[pair + 1]
-            i = np.uint64(begin)
-            last = np.uint64(end)
-            even = i + ((last - i) // TWO) * TWO
-            total = 0.0
-            second = 0.0
-            for k_even in range(i, even, TWO):
-                k_odd = k_even + ONE
-                total += continuation[k_even] * values[np.uint32(successors[k_even])]
-                second += continuation[k_odd] * values[np.uint32(successors[k_odd])]
-            if even < last:
-                total += continuation[even] * values[np.uint32(successors[even])]
-            total = rewards[s, a] + discount * (total + second)
-            q[k] = total
-            if a == before:
-                worth = total
-            if total > best:
-                best = total
-                choice = a
-        if worth >= best - 1e-14 * abs(best):
-            choice = before
-        if n > 1 and margin < np.inf:
-            kept = 0
+def _backup(fixed: int) -> Any:
+    """`backup` for rows of `fixed` transitions, or, with 0, for rows of any length."""
+
+    @kernel
+    def backup(
+        successors: Array,
+        continuation: Array,
+        offsets: Array,
+        branching: int,
+        rewards: Array,
+        actions: Array,
+        counts: Array,
+        discount: float,
+        values: Array,
+        out: Array,
+        policy: Array,
+        margin: float,
+        start: int,
+        stop: int,
+    ) -> tuple[float, float, float, int]:
+        """One Jacobi sweep: out = T values, and the greedy policy.
+
+        `policy` comes in as the actions taken before (negative: none): among equals, but for rounding, those
+        stay, else the first is taken. A policy that does not flicker saves work to whoever follows it.
+
+        With a finite `margin`, actions worse than the best by more than that leave the lists.
+        Returns the smallest and largest out − values over non-terminal states, the largest |out|, and how many
+        actions left.
+        """
+        num_actions = rewards.shape[1]
+        length = fixed if fixed > 0 else branching
+        low, high, size, gone = np.inf, -np.inf, 0.0, 0
+        q = np.empty(actions.shape[1])
+        for s in range(start, stop):
+            n = counts[s]
+            if n == 0:
+                out[s] = 0.0
+                policy[s] = -1
+                continue
+            best = -np.inf
+            choice = -1
+            before = policy[s]
+            worth = -np.inf
             for k in range(n):
-                if q[k] >= best - margin:
-                    actions[s, kept] = actions[s, k]
-                    kept += 1
-            counts[s] = kept
-            gone += n - kept
-        out[s] = best
-        policy[s] = choice
-        change = best - values[s]
-        low = min(low, change)
-        high = max(high, change)
-        size = max(size, abs(best))
-    return low, high, size, gone
+                a = actions[s, k]
+                pair = s * num_actions + a
+                if length > 0:
+                    begin = pair * length
+                    end = begin + length
+                else:
+                    begin = offsets[pair]
+                    end = offsets[pair + 1]
+                i = np.uint64(begin)
+                last = np.uint64(end)
+                even = i + ((last - i) // TWO) * TWO
+                total = 0.0
+                second = 0.0
+                for k_even in range(i, even, TWO):
+                    k_odd = k_even + ONE
+                    total += continuation[k_even] * values[np.uint32(successors[k_even])]
+                    second += continuation[k_odd] * values[np.uint32(successors[k_odd])]
+                if even < last:
+                    total += continuation[even] * values[np.uint32(successors[even])]
+                total = rewards[s, a] + discount * (total + second)
+                q[k] = total
+                if a == before:
+                    worth = total
+                if total > best:
+                    best = total
+                    choice = a
+            if worth >= best - 1e-14 * abs(best):
+                choice = before
+            if n > 1 and margin < np.inf:
+                kept = 0
+                for k in range(n):
+                    if q[k] >= best - margin:
+                        actions[s, kept] = actions[s, k]
+                        kept += 1
+                counts[s] = kept
+                gone += n - kept
+            out[s] = best
+            policy[s] = choice
+            change = best - values[s]
+            low = min(low, change)
+            high = max(high, change)
+            size = max(size, abs(best))
+        return low, high, size, gone
+
+    return backup
+
+
+FIXED_POINT = float(2**31)
+"""γ p as a whole number of parts of 1: half the room of float64, and 250 times as exact as single precision."""
 
 
 @kernel
@@ -258,68 +284,127 @@ def pack(
     rewards: Array,
     actions: Array,
     counts: Array,
+    discount: float,
+    values: Array,
+    shift: float,
     first: Array,
     packed_successors: Array,
-    packed_continuation: Array,
-    packed_rewards: Array,
+    coefficients: Array,
+    gains: Array,
+    owners: Array,
     start: int,
     stop: int,
 ) -> None:
-    """Copy the rows of the actions still considered to where they lie side by side: those of state s from
-    first[s] on.
+    """Copy the rows of the actions still considered to where they lie side by side: successors, γ p in fixed point, and
+    the gains r + γ Σ p values − values − shift.
+
+    Row s is the first action of state s (nothing, where it has none); any others follow behind the last state's first
+    row, those of state s from first[s] on, and `owners` says whose they are.
     """
-    num_actions = rewards.shape[1]
+    num_states, num_actions = rewards.shape
     for s in range(start, stop):
+        if counts[s] == 0:
+            gains[s] = 0.0
+            for i in range(np.uint64(s * branching), np.uint64((s + 1) * branching)):
+                packed_successors[i] = 0
+                coefficients[i] = 0
         for k in range(counts[s]):
             a = actions[s, k]
-            pair = first[s] + k
-            packed_rewards[pair] = rewards[s, a]
+            row = s
+            if k > 0:
+                other = first[s] + k - 1
+                owners[other] = s
+                row = num_states + other
             source = np.uint64((s * num_actions + a) * branching)
-            target = np.uint64(pair * branching)
+            target = np.uint64(row * branching)
+            total = 0.0
             for i in range(np.uint64(branching)):
-                packed_successors[target + i] = successors[source + i]
-                packed_continuation[target + i] = continuation[source + i]
+                j = successors[source + i]
+                p = continuation[source + i]
+                total += p * values[np.uint32(j)]
+                packed_successors[target + i] = j
+                coefficients[target + i] = np.uint32(discount * p * FIXED_POINT + 0.5)
+            gains[row] = (rewards[s, a] + discount * total) - values[s] - shift
 
 
-@kernel
-def backup_packed(
-    successors: Array,
-    continuation: Array,
-    branching: int,
-    rewards: Array,
-    first: Array,
-    discount: float,
-    values: Array,
-    out: Array,
-    start: int,
-    stop: int,
-) -> tuple[float, float, float]:
-    """One Jacobi sweep over packed rows: the extremes of out − values, and the largest |out|."""
-    low, high, size = np.inf, -np.inf, 0.0
-    for s in range(start, stop):
-        if first[s] == first[s + 1]:
-            out[s] = 0.0
-            continue
-        best = -np.inf
-        for pair in range(first[s], first[s + 1]):
-            i = np.uint64(pair * branching)
-            last = i + np.uint64(branching)
-            even = i + ((last - i) // TWO) * TWO
+def _backup_differences(fixed: int) -> Any:
+    """`backup_differences` for rows of `fixed` transitions, or, with 0, for rows of any length."""
+
+    @kernel
+    def backup_differences(
+        successors: Array,
+        coefficients: Array,
+        branching: int,
+        gains: Array,
+        first: Array,
+        owners: Array,
+        values: Array,
+        out: Array,
+        start: int,
+        stop: int,
+    ) -> tuple[float, float]:
+        """out(s) = max [gain + Σ coefficients values] over the rows of s; returns the extremes of out − values.
+
+        First rows first, one after another without a question asked: a processor foresees that.
+        """
+        length = np.uint64(fixed if fixed > 0 else branching)
+        unit = 1.0 / FIXED_POINT
+        num_states = len(values)
+        low, high = np.inf, -np.inf
+        for s in range(start, stop):
+            i = np.uint64(s) * length
+            last = i + length
+            even = i + (length // TWO) * TWO
             total = 0.0
             second = 0.0
             for k_even in range(i, even, TWO):
                 k_odd = k_even + ONE
-                total += continuation[k_even] * values[np.uint32(successors[k_even])]
-                second += continuation[k_odd] * values[np.uint32(successors[k_odd])]
+                total += coefficients[k_even] * values[np.uint32(successors[k_even])]
+                second += coefficients[k_odd] * values[np.uint32(successors[k_odd])]
             if even < last:
-                total += continuation[even] * values[np.uint32(successors[even])]
-            best = max(best, rewards[pair] + discount * (total + second))
-        out[s] = best
-        change = best - values[s]
-        low = min(low, change)
-        high = max(high, change)
-        size = max(size, abs(best))
-    return low, high, size
+                total += coefficients[even] * values[np.uint32(successors[even])]
+            out[s] = gains[s] + (total + second) * unit
+        for other in range(first[start], first[stop]):
+            row = num_states + other
+            i = np.uint64(row) * length
+            last = i + length
+            even = i + (length // TWO) * TWO
+            total = 0.0
+            second = 0.0
+            for k_even in range(i, even, TWO):
+                k_odd = k_even + ONE
+                total += coefficients[k_even] * values[np.uint32(successors[k_even])]
+                second += coefficients[k_odd] * values[np.uint32(successors[k_odd])]
+            if even < last:
+                total += coefficients[even] * values[np.uint32(successors[even])]
+            s = owners[other]
+            out[s] = max(out[s], gains[row] + (total + second) * unit)
+        for s in range(start, stop):
+            change = out[s] - values[s]
+            low = change if change < low else low
+            high = change if change > high else high
+        return low, high
+
+    return backup_differences
+
+
+backup, backup_differences = _backup(0), _backup_differences(0)
+
+OWN_LENGTH_THRESHOLD = 1_000_000
+"""Transitions from which a kernel compiled for just this length of rows is worth a second of compiling, once."""
+
+
+@functools.cache
+def kernels_for(branching: int, transitions: int) -> tuple[Any, Any]:
+    """(`backup`, `backup_differences`) for the model at hand: a third faster where the rows' length is compiled in."""
+    if not 0 < branching <= 64 or transitions < OWN_LENGTH_THRESHOLD:
+        return backup, backup_differences
+    return _own_length(branching)
+
+
+@functools.cache
+def _own_length(branching: int) -> tuple[Any, Any]:
+    return _backup(branching), _backup_differences(branching)
 
 
 @kernel

@@ -118,6 +118,18 @@ class FiniteMDP:
             return self.probabilities
         return np.where(self.terminations, 0.0, self.probabilities)
 
+    @cached_property
+    def going_on(self) -> tuple[float, float, int]:
+        """The smallest and the largest probability, over available pairs, of going on to a state that is not terminal,
+        and the length of the longest row. One pass over the model, made once: solvers need it for every proof.
+        """
+        from bellmark.mdp import bellman
+
+        threads = bellman.available_threads() if self.num_transitions >= bellman.PARALLEL_THRESHOLD else 1
+        return bellman.masses(
+            self.successors, self.continuation, self.offsets, self.available, self.terminal, threads
+        )
+
     @property
     def nbytes(self) -> int:
         """Bytes held in the model's arrays."""

@@ -11,7 +11,8 @@ from scipy.optimize import linprog
 
 import bellmark as bm
 from bellmark.algorithms.exact import value_iteration
-from bellmark.algorithms.exact.problem import Packed
+from bellmark.algorithms.exact.problem import Differences
+from bellmark.mdp import bellman
 
 DISCOUNTS = [0.0, 0.1, 0.5, 0.9, 0.99, 0.999]
 
@@ -146,6 +147,24 @@ def test_a_record_keeps_every_sweep_with_its_bounds():
     assert bm.solve(mdp, 0.9).record is None
 
 
+def test_probabilities_in_fixed_point_cost_no_digit_that_was_asked_for():
+    """A model large enough for kernels of its own row length; Gauss–Seidel sweeps know neither."""
+    generator = np.random.default_rng(3)
+    probabilities = generator.random((30_000, 4, 9))
+    probabilities /= probabilities.sum(axis=2, keepdims=True)
+    mdp = bm.FiniteMDP.from_arrays(
+        generator.integers(0, 30_000, probabilities.shape), probabilities, generator.random((30_000, 4))
+    )
+    assert mdp.num_transitions >= bellman.OWN_LENGTH_THRESHOLD
+    quick = bm.solve(mdp, 0.95, "value_iteration", tolerance=1e-10)
+    plain = bm.solve(mdp, 0.95, "modified_policy_iteration", tolerance=1e-8)
+    assert quick.converged
+    assert plain.converged
+    assert quick.iterations < 60
+    assert (quick.lower <= plain.upper).all()
+    assert (quick.upper >= plain.lower).all()
+
+
 def test_an_action_dropped_on_a_wrong_guess_is_taken_back(monkeypatch):
     """State 0 may take 0.6 now or walk to where every step pays 1: what that is worth arrives only after the walk
     has been dropped on a guess, and is 0.731.
@@ -153,7 +172,9 @@ def test_an_action_dropped_on_a_wrong_guess_is_taken_back(monkeypatch):
     monkeypatch.setattr(value_iteration, "WORTH_GUESSING", 0)
     dropped = []
     monkeypatch.setattr(
-        value_iteration, "Packed", lambda reduced: dropped.append(reduced.counts[0]) or Packed(reduced)
+        value_iteration,
+        "Differences",
+        lambda few, *rest: dropped.append(few.counts[0]) or Differences(few, *rest),
     )
     discount, end, poor = 0.69, 4, 5
     successors = np.array([[poor, 1], [2, 2], [3, 3], [end, end], [end, end], [poor, poor]])[:, :, None]
