@@ -225,12 +225,41 @@ def test_a_policy_that_never_ends_has_an_infinite_gap_at_discount_1():
 
 
 @pytest.mark.parametrize("discount", [0.9, 1.0])
-def test_large_models_are_measured_alike(discount, monkeypatch):
-    mdp = bm.examples.cliff_walking()
-    policy = np.full(mdp.available.shape, 1.0 / mdp.num_actions) * ~mdp.terminal[:, None]
-    dense = Yardstick(mdp, discount).gap(policy)
-    monkeypatch.setattr("bellmark.run.yardstick.DENSE", 0)
-    assert Yardstick(mdp, discount).gap(policy) == pytest.approx(dense, rel=1e-9)
+@pytest.mark.parametrize("model", ["cliff_walking", "grid_world", "random_walk", "river_swim"])
+def test_small_dense_and_large_models_are_measured_alike(model, discount, monkeypatch):
+    """The kernel for small models, LAPACK for larger ones and the sparse solver, on any policy and any actions."""
+    mdp = getattr(bm.examples, model)()
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(mdp.num_actions), mdp.num_states) * ~mdp.terminal[:, None]
+    given = [shares, *rng.integers(0, mdp.num_actions, (20, mdp.num_states))]
+    if discount == 1.0 and model == "river_swim":
+        with pytest.raises(bm.BadInput):
+            Yardstick(mdp, discount)
+        return
+    found = {}
+    for name, limits in {"small": {}, "dense": {"SMALL": 0}, "sparse": {"SMALL": 0, "DENSE": 0}}.items():
+        for limit, size in limits.items():
+            monkeypatch.setattr(f"bellmark.run.yardstick.{limit}", size)
+        yardstick = Yardstick(mdp, discount)
+        found[name] = [yardstick.gap(policy) for policy in given]
+    assert found["small"] == pytest.approx(found["dense"], rel=1e-9, abs=1e-12)
+    assert found["small"] == pytest.approx(found["sparse"], rel=1e-6, abs=1e-9)
+    assert np.isfinite(found["small"][0])
+
+
+def test_the_columns_of_a_learner_by_hand():
+    """Q of the optimum but for one entry: its error, and the one state in which the policy differs."""
+    mdp = bm.examples.grid_world(noise=0.2)
+    yardstick, solution = Yardstick(mdp, 0.9), solve(mdp, 0.9, tolerance=1e-10)
+    shares = np.eye(mdp.num_actions)[solution.policy] * ~mdp.terminal[:, None]
+    exact = yardstick.control(solution.action_values, solution.policy.astype(np.int32), shares)
+    assert exact["error/q"] == pytest.approx(0.0, abs=1e-6)
+    assert (exact["policy/differing"], exact["gap/greedy"]) == (0.0, pytest.approx(0.0, abs=1e-6))
+    table, state = solution.action_values.copy(), int(np.flatnonzero(yardstick.reached)[2])
+    table[state, table[state].argmin()] += 5.0
+    wrong = yardstick.control(table, table.argmax(axis=1).astype(np.int32), shares)
+    assert wrong["error/q"] == pytest.approx(5.0, abs=1e-6)
+    assert wrong["policy/differing"] == 1.0
 
 
 def test_a_model_too_large_for_the_gap_is_learnt_without_it():

@@ -11,6 +11,7 @@ import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -124,15 +125,19 @@ class _Engine:
         notes: Sequence[str],
     ):
         self.learner, self.problem, self.row_every = learner, problem, row_every
+        # functions, not methods: a module wraps a method anew at each look-up, which would cost more than a row
+        kind = type(learner)
+        self._table, self._behaviour = partial(kind.table, learner), partial(kind.behaviour, learner)
+        self._step_one = partial(kind.step, learner)
         self.seeds, self.yardstick, self.notes = list(seeds), yardstick, list(notes)
 
     def measured(self, state: TableState) -> dict[str, float]:
         """Whether the table is sound, and how far it is from the exact answer, where that is known."""
-        table = self.learner.table(state)
+        table = self._table(state)
         columns = {PARAMETERS: float(np.count_nonzero(~np.isfinite(table)))}
         if self.yardstick is None or columns[PARAMETERS] > 0:
             return columns
-        behaviour = self.learner.behaviour(state)
+        behaviour = self._behaviour(state)
         if self.learner.predicts:
             return {**columns, **self.yardstick.prediction(table, behaviour)}
         actions = greedy_actions(table, self.problem.available)
@@ -186,8 +191,8 @@ class SampledEngine(_Engine):
 
     def _step(self, group: list[TableState], steps: int) -> list[dict[str, float]]:
         if len(group) == 2:
-            return self.learner.step_two(self.problem, group, steps)
-        return [self.learner.step(self.problem, state, steps)[1] for state in group]
+            return type(self.learner).step_two(self.learner, self.problem, group, steps)
+        return [self._step_one(self.problem, state, steps)[1] for state in group]
 
     def captured(self, states: list[TableState]) -> list[TableState]:
         return states

@@ -28,6 +28,9 @@ from bellmark.mdp.routes import visited
 MOST_STATES = 20_000
 """Beyond, an evaluation per row would cost more than the learning."""
 
+SMALL = 48
+"""States up to which they are solved by a kernel, which a hundred seeds' threads run side by side."""
+
 DENSE = 400
 """States up to which a policy's equations are solved as a full matrix."""
 
@@ -51,6 +54,7 @@ class Yardstick:
         self.action_values = np.where(mdp.available, solution.action_values, -np.inf)
         self.start = mdp.initial_distribution
         self.reached = visited(mdp) & ~mdp.terminal
+        self._compared = mdp.available & self.reached[:, None]
         self._arrays = (mdp.successors, mdp.continuation, mdp.offsets, mdp.rewards, mdp.terminal)
         self._tolerance = 1e-7 * max(1.0, float(np.abs(solution.values).max(initial=0.0)))
         self._known: OrderedDict[bytes, Float | None] = OrderedDict()
@@ -60,15 +64,12 @@ class Yardstick:
 
     def control(self, table: Float, actions: NDArray[np.int32], behaviour: Float) -> dict[str, float]:
         """The columns of a learner that holds Q = `table` [S, A]."""
-        compared = self.mdp.available & self.reached[:, None]
-        best = self.action_values.max(axis=1)
-        taken = np.take_along_axis(self.action_values, actions[:, None].astype(np.int64), 1)[:, 0]
-        worse = self.reached & (taken < best - self._tolerance)
+        error, worse = compared_with(self.action_values, table, actions, self._compared, self._tolerance)
         return {
-            "gap/greedy": self.gap(actions.astype(np.int64)),
+            "gap/greedy": self.gap(actions),
             "gap/behaviour": self.gap(behaviour),
-            "error/q": float(np.abs(table[compared] - self.action_values[compared]).max(initial=0.0)),
-            "policy/differing": float(worse.sum()),
+            "error/q": error,
+            "policy/differing": worse,
         }
 
     def prediction(self, table: Float, policy: Float) -> dict[str, float]:
@@ -103,6 +104,12 @@ class Yardstick:
 
     def _evaluated(self, policy: NDArray[Any]) -> Float | None:
         size = self.mdp.num_states
+        if size <= SMALL:
+            shares = np.ascontiguousarray(policy, np.float64).reshape(size, -1)
+            chain, values, live = np.empty((size, size)), np.empty(size), np.empty((2, size), np.bool_)
+            given = self.start, shares, policy.ndim == 1, self.discount
+            found = small_values(*self._arrays, *given, chain, values, live)
+            return values if found else None
         if size > DENSE and self.discount < 1.0:
             return evaluate_policy(self.mdp, policy, self.discount)
         if size > DENSE:
@@ -168,6 +175,107 @@ def dense_chain(
                 pair = s * rewards.shape[1] + a
                 for i in range(offsets[pair], offsets[pair + 1]):
                     chain[s, successors[i]] += weights[s, a] * continuation[i]
+
+
+@kernel
+def compared_with(exact: Any, table: Any, actions: Any, compared: Any, tolerance: float) -> Any:
+    """The largest difference of two tables where they are compared, and how many actions are not the exact one's."""
+    error, worse = 0.0, 0.0
+    for s in range(table.shape[0]):
+        best, any_of = -np.inf, False
+        for a in range(table.shape[1]):
+            best = max(best, exact[s, a])
+            if compared[s, a]:
+                any_of = True
+                error = max(error, abs(table[s, a] - exact[s, a]))
+        if any_of and exact[s, actions[s]] < best - tolerance:
+            worse += 1.0
+    return error, worse
+
+
+@kernel
+def small_values(
+    successors: Any,
+    continuation: Any,
+    offsets: Any,
+    rewards: Any,
+    terminal: Any,
+    start: Any,
+    policy: Any,
+    chosen: bool,
+    discount: float,
+    chain: Any,
+    values: Any,
+    live: Any,
+) -> bool:
+    """V^π into `values`, by elimination with row pivots; False where the policy never ends at discount 1.
+
+    `policy` holds probabilities [S, A], or, if `chosen`, actions [S, 1]; what is in `chain` [S, S] and `live` [2, S]
+    does not matter.
+    """
+    size, width = rewards.shape
+    for s in range(size):
+        values[s] = 0.0
+        for t in range(size):
+            chain[s, t] = 0.0
+        if terminal[s]:
+            continue
+        for a in range(width):
+            # which action was chosen, or how likely it is
+            share = np.float64(policy[s, 0] == a) if chosen else policy[s, a]
+            if share > 0.0:
+                values[s] += share * rewards[s, a]
+                pair = s * width + a
+                for i in range(offsets[pair], offsets[pair + 1]):
+                    chain[s, successors[i]] += share * continuation[i]
+    reached, ending = live[0], live[1]
+    for s in range(size):
+        reached[s] = discount < 1.0 or start[s] > 0.0
+        total = 0.0
+        for t in range(size):
+            total += chain[s, t]
+        ending[s] = discount < 1.0 or terminal[s] or total < 1.0 - 1e-9
+    changed = discount == 1.0
+    while changed:
+        changed = False
+        for s in range(size):
+            for t in range(size):
+                if chain[s, t] > 0.0:
+                    if reached[s] and not reached[t]:
+                        reached[t] = changed = True
+                    if ending[t] and not ending[s]:
+                        ending[s] = changed = True
+    for s in range(size):
+        if reached[s] and not ending[s] and not terminal[s] and values[s] != 0.0:
+            return False
+        reached[s] = reached[s] and ending[s] and not terminal[s]
+    # from here on `reached` is where there is something to solve for; elsewhere a row of the identity, and 0
+    for s in range(size):
+        if not reached[s]:
+            values[s] = 0.0
+        for t in range(size):
+            chain[s, t] = -discount * chain[s, t] if reached[s] and reached[t] else 0.0
+        chain[s, s] += 1.0
+    for column in range(size):
+        pivot = column
+        for s in range(column + 1, size):
+            if abs(chain[s, column]) > abs(chain[pivot, column]):
+                pivot = s
+        if pivot != column:
+            values[pivot], values[column] = values[column], values[pivot]
+            for t in range(column, size):
+                chain[pivot, t], chain[column, t] = chain[column, t], chain[pivot, t]
+        for s in range(column + 1, size):
+            factor = chain[s, column] / chain[column, column]
+            if factor != 0.0:
+                values[s] -= factor * values[column]
+                for t in range(column, size):
+                    chain[s, t] -= factor * chain[column, t]
+    for s in range(size - 1, -1, -1):
+        for t in range(s + 1, size):
+            values[s] -= chain[s, t] * values[t]
+        values[s] /= chain[s, s]
+    return True
 
 
 def _closure(seen: NDArray[np.bool_], onward: Any) -> NDArray[np.bool_]:

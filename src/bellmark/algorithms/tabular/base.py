@@ -28,6 +28,7 @@ from .loop import ACTION, CLOCK, COUNT, LENGTH, RETURN, SQUARE, STATE, STEPS
 from .policy import TablePolicy, policy_template
 from .prediction import given_policy, running_sums
 from .problem import TableProblem
+from .sampling import aligned
 from .settings import Settings, settings_of
 from .step_sizes import StepSizeSchedule
 
@@ -174,7 +175,8 @@ class AbstractTableLearner(AbstractAlgorithm):
     def init(self, problem: TableProblem, key: Any) -> TableState:
         """The state of the seed `key`, a whole number, before its first step."""
         width = 1 if self.predicts else problem.num_actions
-        values = np.full((problem.num_states, width), float(self.initial_value))  # type: ignore[attr-defined]
+        values = aligned((problem.num_states, width))
+        values[...] = float(self.initial_value)  # type: ignore[attr-defined]
         values[problem.terminal] = 0.0
         return TableState(
             values=values,
@@ -193,7 +195,7 @@ class AbstractTableLearner(AbstractAlgorithm):
         """`steps` environment steps on a sampled problem. The state's arrays are written to; they are not copied."""
         tally = np.zeros(4)
         type(self).loop(
-            self.settings(problem),
+            settings_of(self, problem.budget, problem.time_limit),
             problem.tables,
             state.values,
             state.visits,
@@ -216,9 +218,8 @@ class AbstractTableLearner(AbstractAlgorithm):
             (x.values, x.visits, x.place, x.running, x.generator, tally, x.memory)
             for x, tally in zip(states, tallies, strict=True)
         ]
-        type(self).loop_of_two(
-            self.settings(problem), problem.tables, problem.available, steps, *arrays[0], *arrays[1]
-        )
+        settings = settings_of(self, problem.budget, problem.time_limit)
+        type(self).loop_of_two(settings, problem.tables, problem.available, steps, *arrays[0], *arrays[1])
         return [episode_metrics(tally) for tally in tallies]
 
     def forget_episode(self, state: TableState) -> None:
@@ -289,7 +290,8 @@ class AbstractControl(AbstractTableLearner):
     def behaviour(self, state: TableState) -> NDArray[np.float64]:
         problem = state.problem
         out = np.zeros((problem.num_states, problem.num_actions))
-        settings, clock = self.settings(problem), int(state.place[CLOCK])
+        settings = settings_of(self, problem.budget, problem.time_limit)
+        clock = int(state.place[CLOCK])
         behaviour(settings, state.values, state.visits, problem.available, problem.terminal, clock, out)
         return out
 

@@ -44,7 +44,8 @@ class TableProblem:
     @staticmethod
     def sampled(mdp: FiniteMDP, budget: int = 1, time_limit: int | None = None) -> "TableProblem":
         space = gymnasium.spaces.Discrete(mdp.num_states)
-        everything = bool(mdp.available.all())
+        # in a terminal state nothing is ever chosen
+        everything = bool(mdp.available[~mdp.terminal].all())
         return TableProblem(
             num_states=mdp.num_states,
             num_actions=mdp.num_actions,

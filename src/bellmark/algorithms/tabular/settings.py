@@ -33,29 +33,32 @@ class Settings(NamedTuple):
 
 def settings_of(learner: Any, budget: int, time_limit: int | None) -> Settings:
     """Fields that a learner lacks have no effect in its kernels."""
+    # looked up in plain dictionaries: a module checks every look-up, twenty of which cost more than a row of metrics
+    fields, kind = vars(learner), type(learner)
+
+    def value(name: str, otherwise: Any) -> Any:
+        return fields[name] if name in fields else getattr(kind, name, otherwise)
 
     def number(name: str, otherwise: float) -> float:
-        return float(getattr(learner, name, otherwise))
+        return float(value(name, otherwise))
 
     return Settings(
         discount=number("discount", 1.0),
         trace_decay=number("trace_decay", 0.0),
         step_size=number("step_size", 1.0),
-        step_schedule=step_sizes.CODES[getattr(learner, "step_size_schedule", "constant")],
+        step_schedule=step_sizes.CODES[value("step_size_schedule", "constant")],
         step_power=number("step_size_power", 1.0),
-        exploration=exploration.CODES[getattr(learner, "exploration", "epsilon_greedy")],
+        exploration=exploration.CODES[value("exploration", "epsilon_greedy")],
         epsilon=number("epsilon", 0.0),
         epsilon_final=number("epsilon_final", 0.0),
-        epsilon_schedule=exploration.SCHEDULE_CODES[getattr(learner, "epsilon_schedule", "constant")],
+        epsilon_schedule=exploration.SCHEDULE_CODES[value("epsilon_schedule", "constant")],
         decay_steps=max(number("epsilon_share", 1.0) * budget, 1.0),
         temperature=number("temperature", 1.0),
         confidence=number("confidence", 0.0),
-        n=int(getattr(learner, "n", 1)),
-        planning_steps=int(getattr(learner, "planning_steps", 0)),
+        n=int(value("n", 1)),
+        planning_steps=int(value("planning_steps", 0)),
         bonus=number("bonus", 0.0),
         priority_threshold=number("priority_threshold", 0.0),
-        mode=next(
-            (MODES[getattr(learner, n)] for n in ("traces", "visit", "sampling") if hasattr(learner, n)), 0
-        ),
+        mode=next((MODES[fields[n]] for n in ("traces", "visit", "sampling") if n in fields), 0),
         limit=time_limit or 0,
     )

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from bellmark.algorithms.checks import positive
 from bellmark.errors import BadInput
 
-from .kernels import inlined
+from .kernels import called, inlined
 
 StepSizeSchedule = Literal["constant", "harmonic", "polynomial"]
 CODES = {"constant": 0, "harmonic": 1, "polynomial": 2}
@@ -39,11 +39,15 @@ def converges(schedule: str, power: float) -> bool:
     return schedule == "harmonic" or (schedule == "polynomial" and 0.5 < power <= 1.0)
 
 
+@called
+def shrinking(schedule: int, first: float, power: float, count: int) -> float:
+    """α_n of the schedules that depend on n."""
+    return first / count if schedule == 1 else first / count**power
+
+
 @inlined
 def step_size(settings: Any, count: int) -> float:
     """α_n, where `count` = n ≥ 1."""
     if settings.step_schedule == 0:
         return settings.step_size
-    if settings.step_schedule == 1:
-        return settings.step_size / count
-    return settings.step_size / count**settings.step_power
+    return shrinking(settings.step_schedule, settings.step_size, settings.step_power, count)
