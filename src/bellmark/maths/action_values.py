@@ -22,6 +22,11 @@ def value_of(q: Float[Array, "*N A"], action: Int[Array, "*N"]) -> Float[Array, 
     return jnp.take_along_axis(q, action[..., None], axis=-1)[..., 0]
 
 
+def row_of(rows: Float[Array, "*N A Z"], action: Int[Array, "*N"]) -> Float[Array, "*N Z"]:
+    """The Z numbers that belong to one action each."""
+    return jnp.take_along_axis(rows, action[..., None, None], axis=-2)[..., 0, :]
+
+
 def best_action(q: Float[Array, "*N A"], mask: Bool[Array, "*N A"] | None = None) -> Int[Array, "*N"]:
     """argmax_a Q(s, a) over the valid actions."""
     return jnp.argmax(mask_logits(q, mask), axis=-1)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bellmark.networks.mlp import MLP, Activation
+from bellmark.networks.mlp import MLP, Activation, layer_norm
 from bellmark.types import Key
 
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -40,7 +40,10 @@ def convolved(
 
 
 class Convolution(eqx.Module):
-    """Convolutions with ReLU over images [*B, height, width, channels], flattened into an MLP."""
+    """Convolutions with ReLU over images [*B, height, width, channels], flattened into an MLP.
+
+    Where that is normalised, so is every pixel's channels before its ReLU.
+    """
 
     kernels: tuple[Float[Array, "_k _k _in _out"], ...]
     biases: tuple[Float[Array, " _out"], ...]
@@ -56,6 +59,7 @@ class Convolution(eqx.Module):
         *,
         activation: Activation = "relu",
         last_scale: float = 1.0,
+        normalised: bool = False,
     ) -> "Convolution":
         plan = layers_for(shape[0], shape[1])
         *keys, tail_key = jax.random.split(key, len(plan) + 1)
@@ -69,7 +73,13 @@ class Convolution(eqx.Module):
             height, width = (height - size) // stride + 1, (width - size) // stride + 1
             channels = out
         tail = MLP.start(
-            height * width * channels, hidden, outputs, tail_key, activation=activation, last_scale=last_scale
+            height * width * channels,
+            hidden,
+            outputs,
+            tail_key,
+            activation=activation,
+            last_scale=last_scale,
+            normalised=normalised,
         )
         return Convolution(tuple(kernels), tuple(biases), tuple(stride for _, _, stride in plan), tail)
 
@@ -77,7 +87,8 @@ class Convolution(eqx.Module):
         lead = image.shape[:-3]
         x = image.reshape(-1, *image.shape[-3:])
         for kernel, bias, stride in zip(self.kernels, self.biases, self.strides, strict=True):
-            x = jax.nn.relu(convolved(x, kernel, stride) + bias)
+            x = convolved(x, kernel, stride) + bias
+            x = jax.nn.relu(layer_norm(x) if self.tail.normalised else x)
         return self.tail(x.reshape(*lead, -1))
 
     def first(self, count: int) -> "Convolution":

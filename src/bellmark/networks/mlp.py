@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -66,14 +66,25 @@ class Linear(eqx.Module):
         return flat.reshape(*x.shape[:-1], outputs) + self.bias
 
 
+def layer_norm(x: Any) -> Any:
+    """(x − mean) / √(variance + 10⁻⁵) over the last axis, of JAX and of NumPy arrays alike (Ba et al., 2016).
+
+    No gain and no bias: the next layer's weights and its own bias do for them.
+    """
+    centre = x - x.mean(-1, keepdims=True)
+    return centre / ((centre * centre).mean(-1, keepdims=True) + np.float32(1e-5)) ** 0.5
+
+
 class MLP(eqx.Module):
     """Linear layers with an activation between them; the last is linear, with its own initial scale.
 
     `eqx.nn.MLP` cannot be carried through `lax.scan`, because its activation is a leaf; here it is static.
+    `normalised`, every hidden layer is normalised before its activation (`layer_norm`).
     """
 
     layers: tuple[Linear, ...]
     activation: Activation = eqx.field(static=True)
+    normalised: bool = eqx.field(static=True, default=False)
 
     @staticmethod
     def start(
@@ -84,30 +95,34 @@ class MLP(eqx.Module):
         *,
         activation: Activation = "tanh",
         last_scale: float = 1.0,
+        normalised: bool = False,
     ) -> "MLP":
         """Orthogonal weights, √2 in the hidden layers and `last_scale` in the last, zero biases."""
         sizes = (inputs, *hidden, outputs)
         keys = jax.random.split(key, len(sizes) - 1)
         scales = (*(math.sqrt(2.0) for _ in hidden), last_scale)
         layers = [Linear.start(*layer) for layer in zip(sizes[:-1], sizes[1:], keys, scales, strict=True)]
-        return MLP(tuple(layers), activation)
+        return MLP(tuple(layers), activation, normalised)
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         activate = ACTIVATIONS[self.activation]
         for layer in self.layers[:-1]:
-            x = activate(layer(x))
+            x = layer(x)
+            x = activate(layer_norm(x) if self.normalised else x)
         return self.layers[-1](x)
 
     def first(self, count: int) -> "MLP":
         """The network of the first `count` outputs: where policy and value share one, this is the policy's."""
         *hidden, last = self.layers
-        return MLP((*hidden, Linear(last.weight[:, :count], last.bias[:count])), self.activation)
+        last = Linear(last.weight[:, :count], last.bias[:count])
+        return MLP((*hidden, last), self.activation, self.normalised)
 
     def scaled(self, count: int, factor: float) -> "MLP":
         """The first `count` outputs times `factor`, the others as they are."""
         *hidden, last = self.layers
         factors = jnp.where(jnp.arange(last.bias.shape[0]) < count, factor, 1.0)
-        return MLP((*hidden, Linear(last.weight * factors, last.bias * factors)), self.activation)
+        last = Linear(last.weight * factors, last.bias * factors)
+        return MLP((*hidden, last), self.activation, self.normalised)
 
     @property
     def sizes(self) -> tuple[tuple[int, int], ...]:
@@ -122,6 +137,7 @@ class MLP(eqx.Module):
         The derivative in the shifts, at 0, is that in the layers' outputs before the activation: what curvature that
         is told apart by layers is made of.
         """
+        assert not self.normalised
         activate, inputs = ACTIVATIONS[self.activation], []
         for place, (layer, shift) in enumerate(zip(self.layers, shifts, strict=True)):
             x = activate(x) if place else x
@@ -134,11 +150,12 @@ class MLP(eqx.Module):
         *hidden, (last_weight, last_bias) = [
             (np.asarray(layer.weight), np.asarray(layer.bias)) for layer in self.layers
         ]
-        activate = HOST_ACTIVATIONS[self.activation]
+        activate, normalised = HOST_ACTIVATIONS[self.activation], self.normalised
 
         def forward(x: np.ndarray) -> np.ndarray:
             for weight, bias in hidden:
-                x = activate(x @ weight + bias)
+                x = x @ weight + bias
+                x = activate(layer_norm(x) if normalised else x)
             return x @ last_weight + last_bias
 
         return forward

@@ -1,6 +1,6 @@
 """Action values as heads: how a network's outputs become Q(s, a), and how Q is acted on.
 
-    values(outputs)        Q [*B, A]
+    values(outputs)        Q [*B, A], of single values or of distributions of returns
     EpsilonGreedyHead      the best action, with probability ε any
     BoltzmannHead          π(a|s) ∝ exp(Q(s,a)/τ)
 
@@ -8,7 +8,7 @@ One uniform number per action is all the randomness there is.  ε and τ are arr
 belong to the policy that is saved; evaluation takes the best action.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -17,20 +17,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from bellmark.maths.action_values import centred
+from bellmark.maths.distributional import atoms, log_softmax
 from bellmark.maths.distributions import MASKED, Categorical, mask_logits
 from bellmark.networks.heads import HostAct
 from bellmark.types import Key
-
-
-class Values(Protocol):
-    """How outputs are read: `outputs` of them, `__call__` giving Q [*B, A] of JAX and of NumPy arrays alike."""
-
-    actions: int
-
-    @property
-    def outputs(self) -> int: ...
-
-    def __call__(self, outputs: Any) -> Any: ...
 
 
 class ActionValues(eqx.Module):
@@ -45,6 +35,64 @@ class ActionValues(eqx.Module):
 
     def __call__(self, outputs):
         return outputs[..., :1] + centred(outputs[..., 1:]) if self.dueling else outputs
+
+
+class CategoricalValues(eqx.Module):
+    """Per action the probabilities of `count` returns from `low` to `high`; Q is their mean (Bellemare et al., 2017).
+
+    Dueling, logits are V + A − mean A, atom by atom (Hessel et al., 2018).
+    """
+
+    actions: int = eqx.field(static=True)
+    count: int = eqx.field(static=True)
+    low: float = eqx.field(static=True)
+    high: float = eqx.field(static=True)
+    dueling: bool = eqx.field(static=True, default=False)
+
+    @property
+    def outputs(self) -> int:
+        return (self.actions + self.dueling) * self.count
+
+    def log_probs(self, outputs):
+        """Log-probabilities [*B, A, Z] of the returns `atoms(low, high, Z)`."""
+        return log_softmax(per_action(outputs, self.count, self.dueling))
+
+    def __call__(self, outputs):
+        log_probs = self.log_probs(outputs)
+        exp = np.exp if isinstance(log_probs, np.ndarray) else jnp.exp
+        return (exp(log_probs) * atoms(self.low, self.high, self.count)).sum(-1)
+
+
+class QuantileValues(eqx.Module):
+    """Per action `count` quantiles of the return, in no enforced order; Q is their mean (Dabney et al., 2018)."""
+
+    actions: int = eqx.field(static=True)
+    count: int = eqx.field(static=True)
+    dueling: bool = eqx.field(static=True, default=False)
+
+    @property
+    def outputs(self) -> int:
+        return (self.actions + self.dueling) * self.count
+
+    def quantiles(self, outputs):
+        """Quantiles [*B, A, K]."""
+        return per_action(outputs, self.count, self.dueling)
+
+    def __call__(self, outputs):
+        return self.quantiles(outputs).mean(-1)
+
+
+Values = ActionValues | CategoricalValues | QuantileValues
+"""How outputs are read: `outputs` of them, `__call__` giving Q [*B, A] of JAX and of NumPy arrays alike."""
+
+
+def per_action(outputs: Any, count: int, dueling: bool) -> Any:
+    """`count` numbers for every action [*B, A, count]; dueling, a row for the state comes first and is shared."""
+    rows = outputs.reshape(*outputs.shape[:-1], -1, count)
+    if not dueling:
+        return rows
+    advantage = rows[..., 1:, :]
+    return rows[..., :1, :] + advantage - advantage.mean(-2, keepdims=True)
 
 
 class EpsilonGreedyHead(eqx.Module):

@@ -16,47 +16,21 @@ n-step targets (R. Sutton, 1988), prioritised replay (T. Schaul et al., 2016).
 
 from typing import Any, ClassVar, Literal
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, Int, UInt32
+from jaxtyping import Array, Float, UInt32
 
 from bellmark.algorithms.base import AbstractLearner
-from bellmark.algorithms.checks import at_least, check_replay, fraction, layer_sizes, positive
-from bellmark.algorithms.descent import clipped_descent
-from bellmark.algorithms.value_based import settings
+from bellmark.algorithms.checks import fraction, positive
+from bellmark.algorithms.value_based import replayed, settings
+from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.prioritised import Priorities, new_places
 from bellmark.experience.replay import Batch, Replay
-from bellmark.experience.rollout import episode_metrics
-from bellmark.maths import losses, means
+from bellmark.maths import losses
 from bellmark.maths.action_values import best_value, double_value, value_of
-from bellmark.networks.convolution import Convolution
-from bellmark.networks.mlp import MLP, Activation
+from bellmark.networks.mlp import Activation
 from bellmark.networks.values import ActionValues, BoltzmannHead, EpsilonGreedyHead, ValueHead
-from bellmark.types import Episodes, Finished, Key, Metrics, Rollout
-
-
-class Learned(eqx.Module):
-    """What an update moves."""
-
-    online: MLP | Convolution
-    target: MLP | Convolution
-    optimiser: Any
-    priorities: Priorities | None
-    updates: Int[Array, ""]
-
-
-class DQNState(eqx.Module):
-    inputs: Inputs
-    values: ActionValues
-    learned: Learned
-    replay: Replay
-    episodes: Episodes
-    key: Key
-    iteration: Int[Array, ""]
-    horizon: Int[Array, ""]
+from bellmark.types import Key, Metrics
 
 
 class DQN(AbstractLearner):
@@ -94,114 +68,38 @@ class DQN(AbstractLearner):
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
-        settings.check_discrete(self.name, problem)
-        check_replay(self, problem)
-        settings.check_epsilon(self)
-        fraction("discount", self.discount)
+        replayed.check(self, problem)
         fraction("priority_exponent", self.priority_exponent)
         fraction("priority_correction", self.priority_correction)
-        layer_sizes(self.hidden)
-        positive(
-            learning_rate=self.learning_rate,
-            max_gradient_norm=self.max_gradient_norm,
-            temperature=self.temperature,
-            target_rate=self.target_rate,
-        )
-        fraction("target_rate", self.target_rate)
-        at_least(1, target_every=self.target_every, n_step=self.n_step)
+        positive(temperature=self.temperature)
 
     def steps_per_iteration(self, problem) -> int:
         return self.environments * self.rollout_length
 
-    @property
-    def updates_per_iteration(self) -> int:
-        return self.steps_per_iteration(None) // self.train_every
-
-    @property
-    def optimiser(self) -> optax.GradientTransformation:
-        return clipped_descent(self.max_gradient_norm)
-
-    def init(self, problem, key: Key) -> DQNState:
+    def init(self, problem, key: Key) -> ReplayState:
         key, network_key, episodes_key = jax.random.split(key, 3)
         inputs = Inputs.start(problem.observation_space, self.normalise_observations)
         values = ActionValues(int(problem.action_space.n), self.dueling)
         online = inputs.network(self.hidden, values.outputs, network_key, activation=self.activation)
-        episodes = problem.start(episodes_key, self.environments)
-        replay = Replay.start(episodes, problem.action_space, self.replay_capacity, self.rollout_length)
-        return DQNState(
-            inputs=inputs,
-            values=values,
-            learned=Learned(
-                online=online,
-                target=online,
-                optimiser=self.optimiser.init(online),
-                priorities=Priorities.start(replay.capacity) if self.prioritised else None,
-                updates=jnp.array(0, jnp.int32),
-            ),
-            replay=replay,
-            episodes=episodes,
-            key=key,
-            iteration=jnp.array(0, jnp.int32),
-            horizon=jnp.array(max(problem.budget // self.steps_per_iteration(problem), 1), jnp.int32),
-        )
+        return replayed.start(self, problem, inputs, values, online, (key, episodes_key), self.prioritised)
 
-    def head(self, state: DQNState) -> ValueHead:
+    def head(self, state: ReplayState) -> ValueHead:
         """How Q is acted on now: ε falls with the share of the run that is done."""
         if self.exploration == "boltzmann":
             return BoltzmannHead(state.values, jnp.array(self.temperature, jnp.float32))
-        return EpsilonGreedyHead(state.values, settings.epsilon_at(self, state.iteration / state.horizon))
+        return EpsilonGreedyHead(state.values, settings.epsilon_at(self, state.done))
 
-    def policy(self, state: DQNState) -> StochasticPolicy:
+    def policy(self, state: ReplayState) -> StochasticPolicy:
         return StochasticPolicy(state.inputs, state.learned.online, self.head(state))
 
-    def collect(
-        self, problem, state: DQNState
-    ) -> tuple[DQNState, tuple[Rollout, Finished, Bool[Array, " B"]]]:
-        key, rollout_key = jax.random.split(state.key)
-        begun = state.episodes.length == 0
-        episodes, rollout, finished = problem.rollout(
-            self.policy(state), state.episodes, rollout_key, self.rollout_length
-        )
-        state = eqx.tree_at(lambda s: (s.episodes, s.key), state, (episodes, key))
-        return state, (rollout, finished, begun)
+    def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
+        return replayed.collect(self, problem, state, self.policy(state))
 
-    def update(
-        self, state: DQNState, data: tuple[Rollout, Finished, Bool[Array, " B"]]
-    ) -> tuple[DQNState, Metrics]:
-        rollout, finished, begun = data
-        key, sample_key = jax.random.split(state.key)
-        learned, values = state.learned, state.values
-        inputs = state.inputs.seen(rollout.transition.observation)
-        replay = state.replay.add(rollout, begun)
-        if learned.priorities is not None:
-            places = new_places(state.replay.position, rollout.transition.reward.size, replay.capacity)
-            learned = eqx.tree_at(lambda m: m.priorities, learned, learned.priorities.add(places))
+    def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
+        def learn(learned, inputs, replay, bits, learning_rate):
+            return self.learn(learned, inputs, state.values, replay, bits, learning_rate, state.done)
 
-        done = state.iteration / state.horizon
-        learning_rate = self.learning_rate * (jnp.maximum(1.0 - done, 0.0) if self.anneal else 1.0)
-        bits = jax.random.bits(sample_key, (self.updates_per_iteration, self.batch_size))
-
-        def one_update(index, carry):
-            learned, sums = carry
-            learned, metrics = self.learn(learned, inputs, values, replay, bits[index], learning_rate, done)
-            return learned, jax.tree.map(jnp.add, sums, metrics)
-
-        # a loop that may have no turns, and not a condition, which would copy what goes through it
-        turns = jnp.where(replay.size >= self.learning_start, self.updates_per_iteration, 0)
-        names = ("loss/value", "value/prediction", "value/target", "value/error")
-        learned, sums = jax.lax.fori_loop(
-            0, turns, one_update, (learned, dict.fromkeys(names, jnp.zeros(())))
-        )
-        state = DQNState(
-            inputs, values, learned, replay, state.episodes, key, state.iteration + 1, state.horizon
-        )
-        return state, {
-            **episode_metrics(finished),
-            **{name: total / jnp.maximum(turns, 1) for name, total in sums.items()},
-            "policy/epsilon": settings.epsilon_at(self, done),
-            "replay/size": replay.size.astype(jnp.float32),
-            "optimiser/learning_rate": jnp.asarray(learning_rate, jnp.float32),
-        }
+        return replayed.update(self, state, data, learn)
 
     def learn(
         self,
@@ -214,42 +112,18 @@ class DQN(AbstractLearner):
         done: Any,
     ) -> tuple[Learned, Metrics]:
         """One update: sample, descend, and now and then move the target network."""
-        priorities, weight = learned.priorities, None
-        if priorities is None:
-            place = replay.draw(bits)
-        else:
-            correction = self.priority_correction + (1.0 - self.priority_correction) * jnp.minimum(done, 1.0)
-            place, weight = priorities.draw(bits, replay.size, correction)
-        batch = replay.take(place, self.discount, self.n_step)
+        correction = self.priority_correction + (1.0 - self.priority_correction) * jnp.minimum(done, 1.0)
+        sample = replayed.drawn(self, learned, replay, bits, correction)
+        batch = sample.batch
         target = self.targets(learned, inputs, values, batch)
         features = inputs(batch.observation)
+        error = losses.huber if self.loss == "huber" else losses.squared_error
 
-        def loss(online):
+        def judge(online):
             prediction = value_of(values(online(features)), batch.action)
-            error = losses.huber if self.loss == "huber" else losses.squared_error
-            each = error(prediction, target)
-            return means.mean(each if weight is None else weight * each), prediction
+            return Judged(error(prediction, target), prediction, target)
 
-        (value, prediction), gradient = jax.value_and_grad(loss, has_aux=True)(learned.online)
-        direction, optimiser = self.optimiser.update(gradient, learned.optimiser, learned.online)
-        online = jax.tree.map(lambda p, d: p - learning_rate * d, learned.online, direction)
-        updates = learned.updates + 1
-        if priorities is not None:
-            priorities = priorities.set(place, target - prediction, self.priority_exponent)
-        rate = jnp.where(updates % self.target_every == 0, self.target_rate, 0.0)
-        return Learned(
-            online=online,
-            # not Q̂ + τ (Q − Q̂), which for τ = 1 is Q only up to rounding
-            target=jax.tree.map(lambda old, new: (1.0 - rate) * old + rate * new, learned.target, online),
-            optimiser=optimiser,
-            priorities=priorities,
-            updates=updates,
-        ), {
-            "loss/value": value,
-            "value/prediction": means.mean(prediction),
-            "value/target": means.mean(target),
-            "value/error": means.mean(jnp.abs(target - prediction)),
-        }
+        return replayed.improved(self, learned, sample, judge, learning_rate, self.priority_exponent)
 
     def targets(
         self, learned: Learned, inputs: Inputs, values: ActionValues, batch: Batch

@@ -1,12 +1,13 @@
 """What the value-based learners check and schedule alike."""
 
+import math
 from typing import Any, Literal
 
 import gymnasium
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bellmark.algorithms.checks import at_least, divides, fraction
+from bellmark.algorithms.checks import at_least, fraction
 from bellmark.errors import BadInput
 
 Schedule = Literal["constant", "linear", "exponential"]
@@ -22,41 +23,20 @@ def check_discrete(name: str, problem: Any) -> None:
         )
 
 
-def check_steps(learner: Any) -> None:
-    at_least(
-        1,
-        environments=learner.environments,
-        rollout_length=learner.rollout_length,
-    )
-
-
-def check_replay(learner: Any, problem: Any) -> None:
-    """Refuse sizes with which no update could ever be made, or the wrong number of them."""
-    check_steps(learner)
-    at_least(1, batch_size=learner.batch_size, train_every=learner.train_every)
-    rollout = learner.steps_per_iteration(problem)
-    divides("train_every", learner.train_every, "environments × rollout_length", rollout)
-    if learner.replay_capacity < rollout:
+def value_range(learner: Any) -> tuple[float, float]:
+    """The returns between which a categorical distribution lies; by default those of rewards from −1 to 1."""
+    at_least(2, atoms=learner.atoms)
+    if learner.discount >= 1.0 and None in (learner.value_low, learner.value_high):
         raise BadInput(
-            f"replay_capacity is {learner.replay_capacity:,}; allowed: at least environments × rollout_length = "
-            f"{rollout:,}"
+            "value_low and value_high are ±1 / (1 − discount) unless they are given, and the discount is 1: give both"
         )
-    capacity = learner.replay_capacity // rollout * rollout
-    if learner.learning_start > capacity:
+    low = -1.0 / (1.0 - learner.discount) if learner.value_low is None else learner.value_low
+    high = 1.0 / (1.0 - learner.discount) if learner.value_high is None else learner.value_high
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise BadInput(
-            f"learning_start is {learner.learning_start:,} stored transitions, and the replay holds {capacity:,}: "
-            "learning would never start"
+            f"value_low is {low} and value_high {high}; allowed: two finite numbers, the first below"
         )
-    if learner.batch_size > max(learner.learning_start, rollout):
-        raise BadInput(
-            f"batch_size is {learner.batch_size:,}, and when learning starts {max(learner.learning_start, rollout):,} "
-            "transitions are stored (learning_start); allowed: a batch of at most that many"
-        )
-    budget = problem.budget
-    if budget > 1 and learner.learning_start > -(-budget // rollout) * rollout:
-        raise BadInput(
-            f"learning_start is {learner.learning_start:,} and the run has {budget:,} steps: learning would never start"
-        )
+    return float(low), float(high)
 
 
 def check_epsilon(learner: Any) -> None:
