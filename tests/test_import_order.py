@@ -23,8 +23,10 @@ RANK = {
     "run": 5,
     "language": 6,
     "report": 7,
-    "front": 8,
-    "cli": 9,
+    "tuning": 8,
+    "front": 9,
+    "rlhf": 9,
+    "cli": 10,
 }
 """A folder may import its own rank and those below it; folders of one rank are listed in ASIDE."""
 

@@ -120,12 +120,18 @@ def resume(
     observers: str | Sequence[Observer] = (),
     checkpoint_seconds: float = 30.0,
     timeout: float = 60.0,
-) -> Run:
+) -> Any:
     """Go on with a run from its newest good checkpoint, exactly where it stopped, and end it as `train` does.
+
+    Returns: a `Run`, or a `bellmark.tuning.LanguageRun` where `bm.tune` made it.
 
     `steps` extends the run (learning rates are then annealed over the longer run); `environment` names again what a
     configuration cannot hold, a user's own class.
     """
+    if RunDirectory.open(directory).read_config()["environment"]["kind"] == "language":
+        from bellmark.tuning import resume_language
+
+        return resume_language(directory, steps=steps, progress=progress)
     watchers = make_observers(observers) if isinstance(observers, str) else list(observers)
     with Interrupts() as interrupts, make_progress(sys.stderr, quiet=not progress) as shown:
         trained = loop.resume(

@@ -1,6 +1,7 @@
 """`bellmark evaluate RUN`: the return of a run's final policies, with its interval."""
 
 from bellmark.cli.arguments import Parser, integer
+from bellmark.errors import BadInput
 
 
 def main(arguments: list[str]) -> int:
@@ -23,6 +24,8 @@ def main(arguments: list[str]) -> int:
     from bellmark.run.directory import RunDirectory
 
     config = RunDirectory.open(given.run).read_config()
+    if config["environment"]["kind"] == "language":
+        raise BadInput(f"{given.run} is a language model's run: bellmark language evaluate {given.run}")
     result = evaluate(
         given.run,
         given.environment,

@@ -1,17 +1,27 @@
-"""`bellmark language sample|chat`: answers of a language model, in bulk to a file or one by one to a person."""
+"""`bellmark language …`: a language model that learns (sft, reward, ppo, grpo, dpo) and one that answers.
 
+rlhf            imitation, preferences, a reward model and PPO, one after the other
+sample, chat    answers in bulk to a file, or one by one to a person
+evaluate        pass@k on the held-out questions of a task
+"""
+
+import itertools
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bellmark.cli.arguments import Parser, integer, real
+from bellmark.cli.arguments import Parser, add_fields, given_fields, integer, real
 from bellmark.errors import BadInput, BellmarkError, unknown
 
 DESCRIPTION = """Use a language model: a folder with config.json, a GGUF file, or SmolLM2-135M-Instruct."""
 
 EXAMPLES = """examples:
+  bellmark language sft --model tiny-characters --data sorting --steps 500
+  bellmark language grpo --model runs/…/model --data sorting --preset dr_grpo --steps 200
+  bellmark language grpo --model SmolLM2-135M-Instruct --data addition --template "Q: {a} + {b}\\nA:"
+  bellmark language evaluate --model SmolLM2-135M-Instruct --data addition
   bellmark language sample --model SmolLM2-135M-Instruct --prompt "Two plus two is" --group 4
   bellmark language sample --model my-model --prompts questions.jsonl --output answers.jsonl --chat
   bellmark language chat --model SmolLM2-135M-Instruct"""
@@ -154,4 +164,176 @@ def _question() -> str:
         return ""
 
 
-COMMANDS: dict[str, Callable[[list[str]], int]] = {"sample": sample, "chat": chat}
+def _learning(name: str) -> Callable[[list[str]], int]:
+    """The command that runs one learner."""
+
+    def command(arguments: list[str]) -> int:
+        # the flags are the learner's fields, so JAX is needed for them
+        from bellmark.language.learners import DRAWING, FROM_PAIRS, learner_class, make_learner, presets_of
+
+        cls, presets = learner_class(name), presets_of(name)
+        wanted = next((b for a, b in itertools.pairwise(arguments) if a == "--preset"), None)
+        known = wanted if wanted in presets else None
+        what = "preferences: JSONL with prompt, chosen, rejected"
+        if name not in FROM_PAIRS:
+            what = "a task, or JSONL with prompt and answer (or completion)"
+        parser = Parser(
+            prog=f"bellmark language {name}", description=(cls.__doc__ or "").splitlines()[0], epilog=EXAMPLES
+        )
+        model = "a folder, a GGUF file, a packaged name, or a new model such as tiny-characters"
+        parser.add_argument("--model", required=True, metavar="MODEL", help=model)
+        parser.add_argument("--data", required=True, metavar="FILE_OR_TASK", help=what)
+        parser.add_argument("--steps", type=integer, default=100, help="updates; default 100")
+        parser.add_argument("--seed", type=integer, default=0, help="default 0")
+        parser.add_argument(
+            "--directory", help="where to keep the run (default runs/<learner>-<data>-<time>)"
+        )
+        parser.add_argument(
+            "--dtype", choices=("float32", "bfloat16"), default="float32", help="default float32"
+        )
+        parser.add_argument("--checkpoint-seconds", type=real, default=60.0, help="default 60")
+        parser.add_argument("--quiet", action="store_true", help="print the verdict only")
+        if presets:
+            parser.add_argument("--preset", choices=list(presets), help="a relative of this learner")
+        if name not in FROM_PAIRS:
+            parser.add_argument("--template", help='what is asked, of a question\'s fields: "{a} + {b} ="')
+            parser.add_argument("--held-out", metavar="FILE", help="questions that are not learned from")
+            parser.add_argument("--reward", help="exact, number, regex:PATTERN, sentiment or module:function")
+            parser.add_argument("--evaluation-every", type=integer, default=0, help="steps; default 0: never")
+            parser.add_argument(
+                "--evaluation-answers", type=integer, default=4, help="to a question; default 4"
+            )
+            parser.add_argument(
+                "--evaluation-questions", type=integer, default=64, help="at most; default 64"
+            )
+        if name in DRAWING:
+            parser.add_argument("--reward-model", metavar="DIR", help="of bellmark language reward")
+            parser.add_argument("--on-reward-error", choices=("stop", "skip"), default="stop")
+            parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer")
+        parser.add_argument(
+            "--chat", action="store_true", help="prompts go through the model's chat template"
+        )
+        add_fields(parser.add_argument_group(f"{name}'s hyperparameters"), cls, make_learner(name, {}, known))
+        given = parser.parse(arguments)
+
+        from bellmark.tuning import tune
+
+        names = ("preset", "template", "held_out", "reward", "reward_model", "on_reward_error", "stop")
+        looks = ("evaluation_every", "evaluation_answers", "evaluation_questions")
+        options = {key: getattr(given, key) for key in (*names, *looks) if hasattr(given, key)}
+        for key in ("template", "stop"):
+            if options.get(key):
+                options[key] = _unescaped(options[key])
+        run = tune(
+            name,
+            given.model,
+            given.data,
+            steps=given.steps,
+            seed=given.seed,
+            directory=given.directory,
+            dtype=given.dtype,
+            progress=not given.quiet,
+            checkpoint_seconds=given.checkpoint_seconds,
+            chat=given.chat,
+            **options,
+            **given_fields(given),
+        )
+        if given.quiet:
+            print(run.verdict)
+        return 130 if run.outcome == "interrupted" else 0
+
+    return command
+
+
+def _unescaped(given: Any) -> Any:
+    """`\\n` as a new line: shells make it hard to type one."""
+    if isinstance(given, list):
+        return [_unescaped(text) for text in given]
+    return given.replace("\\n", "\n")
+
+
+def evaluate(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="bellmark language evaluate",
+        description="Answer held-out questions: pass@1 and pass@k with a 95 % interval.",
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("run", nargs="?", help="a run of sft, ppo or grpo: its model, its questions")
+    parser.add_argument("--model", metavar="MODEL", help="a folder, a GGUF file, or a packaged name")
+    parser.add_argument("--data", metavar="FILE_OR_TASK", help="a task, or JSONL with prompt and answer")
+    parser.add_argument("--reward", help="exact, number, regex:PATTERN, sentiment or module:function")
+    parser.add_argument("--template", help='what is asked, of a question\'s fields: "{a} + {b} ="')
+    parser.add_argument("--chat", action="store_true", help="prompts go through the model's chat template")
+    parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer")
+    parser.add_argument("--answers", type=integer, default=8, help="to every question; default 8")
+    parser.add_argument("--questions", type=integer, default=256, help="at most; default 256")
+    parser.add_argument("--max-new-tokens", type=integer, default=32, help="default 32")
+    parser.add_argument("--temperature", type=real, default=1.0, help="default 1; 0 is greedy")
+    parser.add_argument("--seed", type=integer, default=1_000_003, help="default 1000003")
+    given = parser.parse(arguments)
+
+    from bellmark.tuning import evaluate_language
+
+    result = evaluate_language(
+        given.run,
+        model=given.model,
+        data=given.data,
+        reward=given.reward,
+        template=None if given.template is None else _unescaped(given.template),
+        chat=given.chat,
+        stop=_unescaped(given.stop),
+        answers=given.answers,
+        questions=given.questions,
+        max_new_tokens=given.max_new_tokens,
+        temperature=given.temperature,
+        seed=given.seed,
+    )
+    for sample in result.samples():
+        print(f"{sample['prompt']}\n  → {sample['text']}   [{sample['reward']}]")
+    low, high = result.interval()
+    print(
+        f"\npass@1 {result.pass_at(1):.3f} [{low:.3f}, {high:.3f}], pass@{given.answers} "
+        f"{result.pass_at(given.answers):.3f}, mean reward {result.mean:.3f} on {len(result.prompts)} held-out "
+        f"questions × {given.answers} answers"
+    )
+    return 0
+
+
+def rlhf(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="bellmark language rlhf",
+        description="The whole story: imitation, preferences, a reward model, PPO, and reward against KL.",
+    )
+    parser.add_argument("--model", default="tiny-characters", help="default tiny-characters, a new model")
+    parser.add_argument("--seed", type=integer, default=0, help="default 0")
+    parser.add_argument("--noise", type=real, default=0.1, help="preferences that are wrong; default 0.1")
+    parser.add_argument("--kl-weight", type=real, default=0.02, help="default 0.02")
+    parser.add_argument("--directory", help="where to keep the runs (default runs/rlhf-<time>)")
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument("--quiet", action="store_true", help="print the summary only")
+    given = parser.parse(arguments)
+
+    from bellmark.rlhf import QUICK, rlhf_story
+
+    story = rlhf_story(
+        given.directory,
+        model=given.model,
+        seed=given.seed,
+        noise=given.noise,
+        kl_weight=given.kl_weight,
+        sizes=QUICK if given.quick else None,
+        progress=not given.quiet,
+    )
+    for name, value in story.summary.items():
+        print(f"{name:<32}{value:.3f}")
+    print(f"picture  {story.picture}")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    **{name: _learning(name) for name in ("sft", "reward", "ppo", "grpo", "dpo")},
+    "rlhf": rlhf,
+    "evaluate": evaluate,
+    "sample": sample,
+    "chat": chat,
+}

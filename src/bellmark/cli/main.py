@@ -19,7 +19,7 @@ COMMANDS = {
     "solve": "solve a finite Markov decision process exactly, with proof",
     "experiment": "put a textbook claim to the test: bellmark experiment cliff-walking",
     "check": "check an environment's contract and explain what is broken",
-    "language": "answers of a language model: bellmark language sample|chat",
+    "language": "language models: bellmark language sft|reward|ppo|grpo|dpo|evaluate|sample|chat",
     "list": "list algorithms, environments or runs",
     "doctor": "versions, devices, and what each extra would give",
 }

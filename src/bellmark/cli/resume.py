@@ -8,6 +8,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run", help="the run's directory")
     parser.add_argument("--steps", type=integer, help="extend the run to this many steps per seed")
     parser.add_argument("--environment", help="name a user's own environment again: module:ClassName")
+    parser.add_argument("--reward", help="name a language run's own reward again: module:function")
     parser.add_argument("--observe", default="", metavar="NAMES", help="tensorboard,wandb")
     parser.add_argument(
         "--checkpoint-seconds", type=float, default=30.0, help="between checkpoints (default 30)"
@@ -15,6 +16,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds one Gymnasium step may take")
     parser.add_argument("--quiet", action="store_true", help="print the verdict only")
     given = parser.parse(arguments)
+
+    from bellmark.run.directory import RunDirectory
+
+    if RunDirectory.open(given.run).read_config()["environment"]["kind"] == "language":
+        from bellmark.tuning import resume_language
+
+        tuned = resume_language(
+            given.run,
+            steps=given.steps,
+            reward=given.reward,
+            progress=not given.quiet,
+            checkpoint_seconds=given.checkpoint_seconds,
+        )
+        if given.quiet:
+            print(tuned.verdict)
+        return 130 if tuned.outcome == "interrupted" else 0
 
     from bellmark.front import resume
 

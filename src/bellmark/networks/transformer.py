@@ -161,14 +161,25 @@ class Norm(eqx.Module):
         return (wide * self.weight + self.bias).astype(x.dtype)
 
 
+class LowRank(eqx.Module):
+    """x ↦ s xAB: what an adapter adds to a projection (E. Hu et al., "LoRA", 2022).  Arrays that are None are off."""
+
+    down: Float[Array, "*L in rank"] | None
+    up: Float[Array, "*L rank out"] | None
+    scale: float = eqx.field(static=True)
+
+
 class Projection(eqx.Module):
-    """x ↦ xW (+ b), W stored (in, out)."""
+    """x ↦ xW (+ b), W stored (in, out); with an adapter, x ↦ xW + s xAB (+ b)."""
 
     weight: Float[Array, "*L in out"]
     bias: Float[Array, "*L out"] | None
+    adapter: LowRank | None = None
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         y = x @ self.weight
+        if self.adapter is not None and self.adapter.down is not None and self.adapter.up is not None:
+            y = y + self.adapter.scale * ((x @ self.adapter.down) @ self.adapter.up)
         return y if self.bias is None else y + self.bias
 
 
