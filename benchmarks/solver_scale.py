@@ -2,6 +2,7 @@
 
     python benchmarks/solver_scale.py sweep         bytes per second of one full sweep, beside the bandwidth measured
     python benchmarks/solver_scale.py growth        seconds on random models of 62 500 to 1 000 000 states
+    python benchmarks/solver_scale.py threads       seconds on one core and on two, and that their answers are equal
     python benchmarks/solver_scale.py start         the first and the second process: compiling, and what is kept of it
     python benchmarks/solver_scale.py ten-million   a grid of 3163 x 3163 states: seconds and resident memory
 
@@ -11,6 +12,7 @@ Each part replaces its entry in `results/solver-scale.json`. The models are thos
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -81,6 +83,23 @@ def growth() -> dict[str, Any]:
     return found
 
 
+def threads() -> dict[str, Any]:
+    """The median of five solves with one thread and with two, in turn."""
+    found: dict[str, Any] = {}
+    for name in ("random-100k", "random-1m", "grid-316"):
+        mdp = built(MODELS[name]())
+        times: dict[int, list[float]] = {1: [], 2: []}
+        for turn in range(6):
+            answers = {count: solve(mdp, 0.99, tolerance=TOLERANCE, threads=count) for count in times}
+            for count, solution in answers.items():
+                if turn > 0:
+                    times[count].append(solution.seconds)
+        one, two = (statistics.median(times[count]) for count in (1, 2))
+        equal = bool(np.array_equal(answers[1].values, answers[2].values))
+        found[name] = {"one_thread": one, "two_threads": two, "ratio": one / two, "same_bits": equal}
+    return found
+
+
 def start() -> dict[str, Any]:
     """Two processes with an empty cache of compiled kernels between them."""
     with tempfile.TemporaryDirectory() as cache:
@@ -120,6 +139,7 @@ def ten_million() -> dict[str, Any]:
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "sweep": sweep,
     "growth": growth,
+    "threads": threads,
     "start": start,
     "ten-million": ten_million,
 }

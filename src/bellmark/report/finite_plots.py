@@ -373,7 +373,7 @@ def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
     start = mdp.initial_distribution
     begins = start > 0.0
     low, high = lower[:, begins] @ start[begins], upper[:, begins] @ start[begins]
-    final = float(start @ solution.values)
+    final = float(start @ solution.values) if solution.gain is None else solution.gain
     sweeps = np.arange(1, len(low) + 1)
     shown = np.isfinite(low) & np.isfinite(high)
     axes.axhline(final, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -399,6 +399,8 @@ def draw_bounds(axes: Axes, mdp: FiniteMDP, solution: Any) -> None:
         bottom, top = float(estimates.min(initial=bottom)), float(estimates.max(initial=top))
         title = "Value of the start; proved at the last"
     axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.06 * (top - bottom))
+    if solution.gain is not None:
+        title = title.replace("Value of the start", "Average reward per step")
     _plain(axes, title, "iteration")
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_xlim(0.5, max(len(low), 2) + 0.5)
@@ -545,7 +547,8 @@ def _figure(width: float, height: float, headline: tuple[str, str], dpi: int = 1
 def _headline(mdp: FiniteMDP, solution: Any) -> tuple[str, str]:
     error = float(np.max(solution.upper - solution.lower, initial=0.0))
     sweeps = f"{solution.iterations} iterations"
-    details = f"discount {solution.discount:g}, {solution.method}, {sweeps}, error ≤ {error:.1e}"
+    how = f"discount {solution.discount:g}, {solution.method}" if solution.gain is None else "average reward"
+    details = f"{how}, {sweeps}, error ≤ {error:.1e}"
     return mdp.name or "solution", details
 
 

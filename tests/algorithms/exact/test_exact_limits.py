@@ -300,3 +300,34 @@ def test_costs_without_a_discount_agree_with_the_limit_of_discounts(seed):
     chosen = np.zeros((size, 3))
     chosen[np.arange(1, size), solution.policy[1:]] = 1.0
     assert_allclose(policy_values(mdp, chosen, 1.0), solution.values, atol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------- rounding
+
+
+def large_values_and_few_ends(states=2000):
+    """Steps worth up to 1, and one terminal state in 2000: values near 900 at γ = 0.999."""
+    generator = np.random.default_rng(5)
+    probabilities = generator.random((states, 3, 4))
+    probabilities /= probabilities.sum(axis=2, keepdims=True)
+    available = np.ones((states, 3), dtype=bool)
+    available[0], probabilities[0] = False, 0.0
+    successors = generator.integers(0, states, probabilities.shape)
+    rewards = generator.random((states, 3)) * available
+    return FiniteMDP.from_arrays(successors, probabilities, rewards, available=available)
+
+
+@pytest.mark.parametrize("method", ["modified_policy_iteration", "krylov"])
+def test_whoever_asks_for_more_than_float64_can_prove_is_told_how_much_it_can(method):
+    mdp = large_values_and_few_ends()
+    beyond = bm.solve(mdp, 0.999, method, tolerance=1e-13)
+    assert not beyond.converged
+    assert "no error below" in beyond.reason
+    provable = float(beyond.reason.split("no error below ")[1].split()[0])
+    assert 1e-10 < provable <= beyond.gap < 4 * provable
+    # An error a little above that is proved: sweeps go on while they still gain.
+    within = bm.solve(mdp, 0.999, method, tolerance=1.3 * provable)
+    assert within.converged
+    assert "no error below" not in within.reason
+    assert (within.lower <= beyond.upper).all()
+    assert (within.upper >= beyond.lower).all()

@@ -46,7 +46,7 @@ def krylov(problem: Problem, progress: Progress, tolerance: float, limit: int) -
             progress.values = problem.first_values.copy()
             gauss_seidel(problem, progress, tolerance, limit)
             return
-        if at_rounding_floor(problem, sweep, progress):
+        if at_rounding_floor(problem, sweep, progress, tolerance):
             return
         if shift := problem.extrapolation(sweep):
             out += np.where(problem.terminal, 0.0, shift)

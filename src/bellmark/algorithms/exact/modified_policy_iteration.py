@@ -110,7 +110,7 @@ def modified_policy_iteration(
             if up - down <= tolerance:
                 system = None  # done: the bounds may have its room
             progress.certificate = problem.finish(out, policy, sweep, tolerance)
-            if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
+            if progress.certificate is not None or at_rounding_floor(problem, sweep, progress, tolerance):
                 return
             target = min(target, change / 2)
             shift = problem.extrapolation(sweep) if endless else 0.0

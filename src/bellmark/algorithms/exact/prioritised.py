@@ -147,7 +147,7 @@ def prioritised(problem: Problem, progress: Progress, tolerance: float, limit: i
         sweep, _ = problem.sweep(values, out, policy)
         progress.note(sweep.residual, out, problem, sweep, policy)
         progress.certificate = problem.finish(out, policy, sweep, tolerance)
-        if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
+        if progress.certificate is not None or at_rounding_floor(problem, sweep, progress, tolerance):
             return
         # The sweep knows every priority: the heap starts from the truth each time.
         if shift := problem.extrapolation(sweep):

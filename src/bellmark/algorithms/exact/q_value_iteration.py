@@ -27,6 +27,6 @@ def q_value_iteration(problem: Problem, progress: Progress, tolerance: float, li
         residual = float(np.max(np.abs(backed_up[problem.available] - q[problem.available]), initial=0.0))
         progress.note(residual, out, problem, sweep, policy)
         progress.certificate = problem.finish(out, policy, sweep, tolerance)
-        if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
+        if progress.certificate is not None or at_rounding_floor(problem, sweep, progress, tolerance):
             return
         q, values = backed_up, out

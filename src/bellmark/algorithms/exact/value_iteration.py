@@ -78,7 +78,7 @@ def jacobi(
             progress.certificate = problem.finish(values, policy, sweep, tolerance)
             if progress.certificate is not None or len(progress.residuals) >= limit:
                 return
-            if at_rounding_floor(problem, sweep, progress):
+            if at_rounding_floor(problem, sweep, progress, tolerance):
                 return
         elif shifts[1] - shifts[0] <= tolerance or sweep.span <= 4 * problem.rounding(sweep.size):
             considered, guesses = problem, guesses - 1
@@ -192,21 +192,35 @@ def gauss_seidel(problem: Problem, progress: Progress, tolerance: float, limit: 
             continue
         sweep, _ = problem.sweep(values, out, spare)
         progress.certificate = problem.finish(out, spare, sweep, tolerance)
-        if progress.certificate is not None or at_rounding_floor(problem, sweep, progress):
+        if progress.certificate is not None or at_rounding_floor(problem, sweep, progress, tolerance):
             return
         values += np.where(problem.terminal, 0.0, problem.extrapolation(sweep))
         # Look again when the changes are small enough for the proof to succeed, but never at every sweep.
         target = change / 4
 
 
-def at_rounding_floor(problem: Problem, sweep: Sweep, progress: Progress) -> bool:
-    """Whether what is left of T v − v is rounding: further sweeps would prove nothing more."""
-    floor = 4 * problem.rounding(sweep.size)
+def at_rounding_floor(problem: Problem, sweep: Sweep, progress: Progress, tolerance: float = 0.0) -> bool:
+    """Whether what is left of T v − v is rounding: further sweeps would prove nothing more.
+
+    Where `tolerance` is wide enough to be proved at all, sweeps go on for as long as they still gain.
+    """
+    rounding = problem.rounding(sweep.size)
+    down, up = problem.shifts(Sweep(0.0, 0.0, sweep.size))
+    provable = up - down
+    within_reach = problem.weights is None and np.isfinite(provable) and provable < tolerance
+    floor = rounding if within_reach else 4 * rounding
     # Equal changes everywhere prove something only where every row goes on with the same mass (but for rounding).
     uneven = problem.low_mass < problem.high_mass * (1 - 1e-12)
-    if sweep.residual > floor and (sweep.span > floor or uneven):
+    if uneven and within_reach:
+        fell = len(progress.residuals) > 1 and progress.residuals[-1] < progress.residuals[-2]
+        if sweep.residual > 4 * rounding or fell:
+            return False
+    elif sweep.residual > floor and (sweep.span > floor or uneven):
         return False
+    limit = ""
+    if problem.weights is None and np.isfinite(provable):
+        limit = f": with values as large as these no error below {provable:.1e} can be proved"
     progress.reason = (progress.reason + "; " if progress.reason else "") + (
-        "stopped where float64 rounding hides any further progress"
+        f"stopped where float64 rounding hides any further progress{limit}"
     )
     return True
