@@ -14,6 +14,7 @@ CHECKED = (
     "bellmark.experience",
     "bellmark.algorithms.base",
     "bellmark.algorithms.policy_gradient",
+    "bellmark.algorithms.continuous",
     "bellmark.algorithms.value_based",
 )
 

@@ -5,9 +5,14 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium
 import pytest
 from small import Quiet, assert_same
 
+from bellmark.algorithms.continuous.ddpg import DDPG
+from bellmark.algorithms.continuous.discrete_sac import DiscreteSAC
+from bellmark.algorithms.continuous.sac import SAC
+from bellmark.algorithms.continuous.td3 import TD3
 from bellmark.algorithms.value_based.dqn import DQN
 from bellmark.envs.registry import resolve
 from bellmark.errors import BadInput
@@ -33,10 +38,32 @@ def short_chunks(monkeypatch):
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-4)
 
 
-@pytest.mark.parametrize("environment", ["CartPole-v1", Saved], ids=["compiled", "gymnasium"])
-def test_interrupted_and_resumed_is_the_same_replay_included(tmp_path, environment):
+class Turned(Saved):
+    """Pushed and pulled with a strength between −3 and 1."""
+
+    action_space = gymnasium.spaces.Box(-3.0, 1.0, (1,))
+
+    def step(self, action):
+        return super().step(action.item())
+
+
+ACTOR_CRITIC = {name: value for name, value in SMALL.items() if name != "double"}
+CASES = {
+    "dqn compiled": (DQN(**SMALL, prioritised=True), "CartPole-v1"),
+    "dqn gymnasium": (DQN(**SMALL, prioritised=True), Saved),
+    "sac compiled": (SAC(**ACTOR_CRITIC, anneal=True), "Pendulum-v1"),
+    "sac gymnasium": (SAC(**ACTOR_CRITIC), Turned),
+    "td3 compiled": (TD3(**ACTOR_CRITIC), "Pendulum-v1"),
+    "ddpg gymnasium": (DDPG(**ACTOR_CRITIC), Turned),
+    "discrete sac gymnasium": (DiscreteSAC(**ACTOR_CRITIC, automatic_temperature=True), Saved),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interrupted_and_resumed_is_the_same_replay_included(tmp_path, case):
     """The ring is full and has been written over before and after the interruption."""
-    algorithm, resolved = DQN(**SMALL, prioritised=True), resolve(environment)
+    algorithm, environment = CASES[case]
+    resolved = resolve(environment)
     given = {"steps": 800, "seeds": [0, 3]}
     loop.train(algorithm, resolved, **given, directory=tmp_path / "straight", progress=Quiet())
     with Interrupts() as interrupts:
@@ -86,11 +113,14 @@ def test_a_step_that_is_interrupted_is_taken_back_from_the_replay(tmp_path):
     assert_same(tmp_path / "straight", tmp_path / "broken")
 
 
-def test_a_killed_process_loses_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "what", [["dqn", "CartPole-v1", "--prioritised=yes"], ["sac", "Pendulum-v1"]], ids=["dqn", "sac"]
+)
+def test_a_killed_process_loses_nothing(tmp_path, what):
     flags = ["--environments=2", "--rollout-length=4", "--train-every=4", "--hidden=8", "--batch-size=8"]
-    flags += ["--replay-capacity=2000", "--learning-start=64", "--prioritised=yes", "--episodes=2"]
+    flags += ["--replay-capacity=2000", "--learning-start=64", "--episodes=2"]
     words = [sys.executable, "-m", "bellmark.cli.main"]
-    start = [*words, "train", "dqn", "CartPole-v1", "--steps=20_000", "--checkpoint-seconds=0.02", *flags]
+    start = [*words, "train", *what, "--steps=20_000", "--checkpoint-seconds=0.02", *flags]
     subprocess.run([*start, f"--directory={tmp_path / 'straight'}"], check=True, capture_output=True)
     broken = tmp_path / "broken"
     process = subprocess.Popen(

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from bellmark.envs import spaces
 from bellmark.maths.distributions import Categorical, Gaussian, MultiCategorical
 from bellmark.maths.moments import Moments
+from bellmark.networks.actors import BoxHead, NoisyHead, SquashedHead
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.heads import Head
 from bellmark.networks.mlp import MLP, Activation
@@ -132,11 +133,12 @@ class StochasticPolicy(eqx.Module):
 
     inputs: Inputs
     network: MLP | Convolution
-    head: Head | ValueHead
+    head: Head | ValueHead | BoxHead
 
     def distribution(
         self, observation: Observation, mask: Array | None = None
     ) -> Categorical | MultiCategorical | Gaussian:
+        assert not isinstance(self.head, SquashedHead | NoisyHead)
         return self.head.distribution(self.network(self.inputs(observation)), mask)
 
     def randomness(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B K"]:
@@ -151,6 +153,8 @@ class StochasticPolicy(eqx.Module):
 
     def mode(self, observation: Observation, mask: Array | None = None) -> Action:
         """The most probable action."""
+        if isinstance(self.head, SquashedHead | NoisyHead):
+            return self.head.mode(self.network(self.inputs(observation)))
         return self.distribution(observation, mask).mode()
 
     def on_host(self) -> "HostPolicy | None":

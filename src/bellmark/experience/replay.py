@@ -40,12 +40,14 @@ class Batch(eqx.Module):
     discount: Float[Array, " N"]
     next_observation: Observation
     next_action_mask: Bool[Array, "N A"] | None
+    action_mask: Bool[Array, "N A"] | None = None
 
 
 class Replay(eqx.Module):
     """The newest transitions of B environments: place t·B + b holds step t of environment b, all modulo the capacity.
 
-    `position` is where the next transition goes; `size` of the places are taken.
+    `position` is where the next transition goes; `size` of the places are taken.  `action_mask` is kept for learners
+    whose policy is a network of its own; the others need to know only what is valid afterwards.
     """
 
     stored: Transition
@@ -53,10 +55,16 @@ class Replay(eqx.Module):
     position: Int[Array, ""]
     size: Int[Array, ""]
     environments: int = eqx.field(static=True)
+    action_mask: Bool[Array, "capacity A"] | None = None
 
     @staticmethod
     def start(
-        episodes: Episodes, action_space: gymnasium.Space, capacity: int, rollout_length: int = 1
+        episodes: Episodes,
+        action_space: gymnasium.Space,
+        capacity: int,
+        rollout_length: int = 1,
+        *,
+        both_masks: bool = False,
     ) -> "Replay":
         """An empty ring for the observations of `episodes`; the capacity is rounded down to whole rollouts."""
         environments = episodes.length.shape[0]
@@ -84,6 +92,7 @@ class Replay(eqx.Module):
             position=jnp.array(0, jnp.int32),
             size=jnp.array(0, jnp.int32),
             environments=environments,
+            action_mask=places(mask) if both_masks and mask is not None else None,
         )
 
     @property
@@ -98,6 +107,7 @@ class Replay(eqx.Module):
         """
         count = rollout.transition.reward.size
         stored, mask = self.stored, self.next_action_mask
+        mine, theirs = self.action_mask, rollout.action_mask
         last = (self.position - self.environments) % self.capacity
         cut = jax.lax.dynamic_slice(stored.truncated, (last,), (self.environments,)) | begun
         truncated = jax.lax.dynamic_update_slice(stored.truncated, cut, (last,))
@@ -113,6 +123,7 @@ class Replay(eqx.Module):
             position=(self.position + count) % self.capacity,
             size=jnp.minimum(self.size + count, self.capacity),
             environments=self.environments,
+            action_mask=None if mine is None or theirs is None else written(mine, theirs),
         )
 
     def draw(self, bits: UInt32[Array, " N"]) -> Int[Array, " N"]:
@@ -146,6 +157,7 @@ class Replay(eqx.Module):
             discount=factor,
             next_observation=at(self.stored.next_observation, final),
             next_action_mask=at(self.next_action_mask, final),
+            action_mask=at(self.action_mask, place),
         )
 
 

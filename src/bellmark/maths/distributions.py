@@ -127,12 +127,26 @@ class SquashedGaussian(eqx.Module):
         return Gaussian(self.mean, self.log_std)
 
     def sample(self, key: Key) -> Float[Array, "*B D"]:
-        return jnp.tanh(self.base.sample(key))
+        return self.transform(jax.random.normal(key, self.mean.shape))
+
+    def transform(self, noise: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        """The action that standard normal `noise` leads to: tanh(μ + σε)."""
+        return jnp.tanh(self.mean + jnp.exp(self.log_std) * noise)
+
+    def transform_with_log_prob(
+        self, noise: Float[Array, "*B D"]
+    ) -> tuple[Float[Array, "*B D"], Float[Array, "*B"]]:
+        """The action and its log-probability, from one pre-tanh value.
+
+        In ε, not in u: (u − μ)/σ is the noise itself, whose derivative in μ and σ is then exactly none.
+        """
+        pre = self.mean + jnp.exp(self.log_std) * noise
+        normal = jnp.sum(-0.5 * (jnp.square(noise) + math.log(2 * math.pi)) - self.log_std, axis=-1)
+        return jnp.tanh(pre), normal - self._log_jacobian(pre)
 
     def sample_with_log_prob(self, key: Key) -> tuple[Float[Array, "*B D"], Float[Array, "*B"]]:
         """An action and its log-probability, from one pre-tanh sample."""
-        pre = self.base.sample(key)
-        return jnp.tanh(pre), self.base.log_prob(pre) - self._log_jacobian(pre)
+        return self.transform_with_log_prob(jax.random.normal(key, self.mean.shape))
 
     def mode(self) -> Float[Array, "*B D"]:
         """tanh of the Gaussian's mean: the median of each component."""
