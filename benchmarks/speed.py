@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bellmark.run.machine import machine, versions
 from bellmark.run.presets import preset
 from learning import commit, compact
@@ -180,6 +182,54 @@ def dqn_on_gymnasium(peers: str) -> dict[str, Any]:
     return in_turn(mine, Worker(peers, "stable_baselines3_dqn.py", 4_096, best_threads(peers)), 5)
 
 
+def actor_critic(name: str, library: str, environment: str) -> Callable[[str], dict[str, Any]]:
+    """One update of two layers of 256 on 256 transitions per step; four steps between two lots of updates of ours."""
+
+    def measure(peers: str) -> dict[str, Any]:
+        peak = matrix_product_peak()
+        mine = Worker(sys.executable, "ours_actor_critic.py", name, environment, 4, 800)
+        plain = environment.removeprefix("gymnasium:")
+        theirs = Worker(peers, "peer_actor_critic.py", library, name, plain, 400, best_threads(peers))
+        found = in_turn(mine, theirs, 5)
+        return {
+            **found,
+            "matrix_product_peak_gflops": round(peak / 1e9),
+            "share_of_peak": round(found["ours"] * PRODUCTS[name] * 2 * 256**3 / peak, 3),
+        }
+
+    return measure
+
+
+def replay(what: str, times: int) -> Callable[[str], dict[str, Any]]:
+    def measure(peers: str) -> dict[str, Any]:
+        del peers
+        ours, numpys = (
+            Worker(sys.executable, "replay.py", each, what, times) for each in ("compiled", "numpy")
+        )
+        return {**in_turn(ours, numpys, 7), "unit": "bytes/s"}
+
+    return measure
+
+
+PRODUCTS = {"sac": 16.0, "td3": 11.5}
+"""Products of 256³ in one update of two critics and an actor, the narrow first and last layers left aside.
+
+Both: the actor at s′ 1, the targets 2, the critics forward 2, backward 4.  SAC: the actor at s 1, the critics at its
+action 2, back to the action 2, back through the actor 2.  TD3, every second time: 1, 1, 1 and 2.
+"""
+
+
+def matrix_product_peak() -> float:
+    """The most multiplications and additions of float32 per second that a product of NumPy's reaches on all cores."""
+    numbers = np.random.default_rng(0).normal(size=(2048, 2048)).astype(np.float32)
+    best = 0.0
+    for _ in range(5):
+        began = time.perf_counter()
+        numbers @ numbers
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - began))
+    return best
+
+
 @functools.cache
 def best_threads(peers: str) -> int:
     """Torch with one thread or with as many as there are cores: whichever is quicker here."""
@@ -332,6 +382,23 @@ PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "dqn": ("DQN, one update per step, compiled CartPole / Stable-Baselines3", dqn_against_stable_baselines3),
     "dqn-rejax": ("DQN, one update per step, eight compiled CartPoles / rejax", dqn_against_rejax),
     "dqn-gymnasium": ("DQN, one update per step, Gymnasium's CartPole / Stable-Baselines3", dqn_on_gymnasium),
+    **{
+        f"{name}{shown}-{short}": (
+            f"{name.upper()}, one update per step, {described} Pendulum, 256 × 256 / {full}",
+            actor_critic(name, module, f"{prefix}Pendulum-v1"),
+        )
+        for name in ("sac", "td3")
+        for shown, prefix, described in (
+            ("", "", "compiled"),
+            ("-gymnasium", "gymnasium:", "Gymnasium's"),
+        )
+        for short, module, full in (
+            ("sb3", "stable_baselines3", "Stable-Baselines3"),
+            ("sbx", "sbx", "SBX"),
+        )
+    },
+    "replay-add": ("transitions into the replay memory / NumPy's copy", replay("add", 2_000)),
+    "replay-sample": ("batches from the replay memory / NumPy's gather", replay("sample", 20_000)),
     "command": ("cold process to solved CartPole / Stable-Baselines3", whole_command),
     "start": ("import bellmark / import stable_baselines3", start_up),
     "memory": ("peak memory", memory),
@@ -357,7 +424,17 @@ def main() -> None:
 
 
 def peer_versions(python: str) -> dict[str, str]:
-    names = ["rejax", "gymnax", "stable-baselines3", "sb3-contrib", "torch", "gymnasium", "jax", "numpy"]
+    names = [
+        "rejax",
+        "gymnax",
+        "stable-baselines3",
+        "sb3-contrib",
+        "sbx-rl",
+        "torch",
+        "gymnasium",
+        "jax",
+        "numpy",
+    ]
     code = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {names}}}))"
     return json.loads(subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout)
 
