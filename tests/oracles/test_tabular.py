@@ -4,6 +4,18 @@ The check: eight seeds learn under their theorem's conditions (every pair tried 
 Monro). Their mean must agree with the exact answer within 5 standard errors (wrong by chance less than once in 10⁶
 entries, were the errors normal) and a bias of 2 % of the values' range, which finite learning leaves behind; and no
 seed may be further off than 15 % of that range.
+
+Its power: with what probability the check catches one entry whose mean is off by a share of the range, where seeds
+spread normally around it (`caught`; 20,000 draws, held by `test_the_power_of_the_check`)
+
+    seeds' standard deviation     off by 3 %     4 %     6 %     10 %     15 %     0: false alarm
+    0.5 % of the range                  0.70    1.00    1.00     1.00     1.00     0
+    1 %                                 0.11    0.70    0.98     1.00     1.00     0
+    2 %                                 0.02    0.11    0.70     1.00     1.00     0
+    3 %                                 0.01    0.03    0.27     0.97     1.00     < 0.001
+
+That test also holds what learners really spread by against this table. The ones that are broken on purpose are
+caught with more than 0.999 each, by the bias and the spread that they show.
 """
 
 import dataclasses
@@ -89,13 +101,46 @@ def learnt(learner, mdp: FiniteMDP, steps: int, time_limit: int | None = None) -
     return np.stack([learner.table(learner.step(problem, state, steps)[0]) for state in states])
 
 
-def agrees(found: np.ndarray, exact: np.ndarray, entries: np.ndarray) -> bool:
-    """The check that this module's docstring states."""
-    errors = (found - exact)[:, entries]
-    scale = max(np.ptp(exact[entries]), 0.1)
+def errors_of(found: np.ndarray, exact: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Errors as shares of the values' range, [seeds, entries]."""
+    return (found - exact)[:, entries] / max(np.ptp(exact[entries]), 0.1)
+
+
+def sound(errors: np.ndarray) -> np.ndarray:
+    """The check that this module's docstring states, of each entry; seeds along the first axis."""
     standard_error = errors.std(axis=0, ddof=1) / np.sqrt(SEEDS)
-    near = np.abs(errors.mean(axis=0)) <= 5 * standard_error + 0.02 * scale
-    return bool(near.all() and np.abs(errors).max() <= 0.15 * scale)
+    near = np.abs(errors.mean(axis=0)) <= 5 * standard_error + 0.02
+    return near & (np.abs(errors).max(axis=0) <= 0.15)
+
+
+def agrees(found: np.ndarray, exact: np.ndarray, entries: np.ndarray) -> bool:
+    return bool(sound(errors_of(found, exact, entries)).all())
+
+
+def caught(bias: float, spread: float) -> float:
+    """How likely the check catches an entry that is off by `bias` on average, seeds' standard deviation `spread`."""
+    draws = bias + spread * np.random.default_rng(0).normal(size=(SEEDS, 20_000))
+    return float((~sound(draws)).mean())
+
+
+def test_the_power_of_the_check():
+    """The docstring's table, and where in it sound learners are: what would be caught of a bias in theirs."""
+    for spread, powers in {
+        0.005: (0.70, 1.00, 1.00, 1.00, 1.00, 0.0),
+        0.01: (0.11, 0.70, 0.98, 1.00, 1.00, 0.0),
+        0.02: (0.02, 0.11, 0.70, 1.00, 1.00, 0.0),
+        0.03: (0.01, 0.03, 0.27, 0.97, 1.00, 0.0),
+    }.items():
+        found = [caught(bias, spread) for bias in (0.03, 0.04, 0.06, 0.10, 0.15, 0.0)]
+        assert found == pytest.approx(powers, abs=0.025)
+        assert found[-1] < 1e-3
+    for name, epsilon in {"q_learning": 1.0, "sarsa": 0.5}.items():
+        for mdp in MODELS.values():
+            learner = algorithm_class(name)(discount=DISCOUNT, epsilon=epsilon, **ROBBINS_MONRO)
+            exact = solve(mdp, DISCOUNT).action_values if name == "q_learning" else best_exploring(mdp, 0.5)
+            spreads = errors_of(learnt(learner, mdp, 600_000), exact, mdp.available).std(axis=0, ddof=1)
+            assert caught(0.06, float(np.median(spreads))) > 0.9
+            assert caught(0.15, float(spreads.max())) > 0.9
 
 
 OFF_POLICY = {"q_learning": 1.0, "double_q_learning": 1.0, "q_lambda": 0.5}
@@ -340,11 +385,15 @@ BROKEN = {
 def test_a_learner_that_is_broken_on_purpose_fails_the_same_check(name):
     cls, begin, learn, epsilon, model, limit = BROKEN[name]
     mdp = MODELS[model]
-    sound = cls(discount=DISCOUNT, epsilon=epsilon, **ROBBINS_MONRO)
+    right = cls(discount=DISCOUNT, epsilon=epsilon, **ROBBINS_MONRO)
     exact = best_exploring(mdp, epsilon) if cls is sarsa.Sarsa else solve(mdp, DISCOUNT).action_values
-    assert agrees(learnt(sound, mdp, 600_000, limit), exact, mdp.available)
+    assert agrees(learnt(right, mdp, 600_000, limit), exact, mdp.available)
     wrong = broken(cls, begin, learn)(discount=DISCOUNT, epsilon=epsilon, **ROBBINS_MONRO)
-    assert not agrees(learnt(wrong, mdp, 600_000, limit), exact, mdp.available)
+    errors = errors_of(learnt(wrong, mdp, 600_000, limit), exact, mdp.available)
+    assert not sound(errors).all()
+    # and not by luck: with other seeds its worst entry would be caught as well
+    worst = np.abs(errors.mean(axis=0)).argmax()
+    assert caught(abs(errors.mean(axis=0)[worst]), errors.std(axis=0, ddof=1)[worst]) > 0.999
 
 
 def test_a_predictor_that_is_broken_on_purpose_fails_the_same_check():

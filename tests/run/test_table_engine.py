@@ -343,6 +343,12 @@ def test_at_discount_1_the_verdict_has_a_gap_where_one_is_well_posed(tmp_path):
     assert saved["optimality_gap"] == [None]
 
 
+def test_a_predictor_is_judged_by_its_values_not_by_the_policy_it_was_given(tmp_path):
+    run = bm.train("td", "FrozenLake-v1", steps=300, episodes=2, directory=tmp_path / "a", progress=False)
+    assert "its values are off by" in run.verdict
+    assert "solved" not in run.verdict
+
+
 def test_cart_pole_needs_no_flags(tmp_path):
     """The preset brings the bins; given ones come before it."""
     run = bm.train(

@@ -44,13 +44,15 @@ def finish(trained: Trained, episodes: int, timeout: float = 60.0) -> Ending:
     )
     evaluation = summarise(returns, lengths, environment.id, EVALUATION_SEED, deterministic=deterministic)
     optimal, reason = _optimality(trained)
-    solved, text = verdict(evaluation, environment.threshold, optimal, reason)
+    # whether the given policy solves the problem is not what a predictor was asked
+    threshold = environment.threshold if deterministic else None
+    solved, text = verdict(evaluation, threshold, optimal, reason)
     if trained.outcome == "interrupted":
         total = trained.config["steps"]
         text = f"interrupted at step {trained.step:,} of {total:,}; so far {text}"
     run = trained.directory
     run.report.mkdir(exist_ok=True)
-    write_evaluation(run, evaluation, environment.threshold, solved, text, optimal)
+    write_evaluation(run, evaluation, threshold, solved, text, optimal)
     picture = None
     if run.metrics_path.stat().st_size:
         picture = learning_curve(run.metrics(), run.read_config(), run.report / "learning_curve.png")
