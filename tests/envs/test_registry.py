@@ -156,7 +156,7 @@ def test_unknown_options_are_named():
     [
         ("HalfCheetah-v5", "mujoco", 'pip install "gymnasium[mujoco]"'),
         ("LunarLander-v3", "Box2D", 'pip install "gymnasium[box2d]"'),
-        ("ALE/Pong-v5", "ale_py", "pip install ale-py"),
+        ("ALE/Pong-v5", "ale_py", "pip install 'bellmark[atari]'"),
     ],
 )
 def test_a_missing_package_says_what_installs_it(monkeypatch, name, module, remedy):

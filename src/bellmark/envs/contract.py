@@ -39,6 +39,8 @@ class Leaf:
         self.low, self.high = low.astype(self.dtype), high.astype(self.dtype)
         if floating:
             self.unbounded = bool((self.low <= -largest).all() and (self.high >= largest).all())
+        elif self.dtype == np.bool_:
+            self.unbounded = True
         else:
             whole = np.iinfo(self.dtype)
             self.unbounded = bool((self.low == whole.min).all() and (self.high == whole.max).all())

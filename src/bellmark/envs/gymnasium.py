@@ -126,6 +126,7 @@ class HostEnvironments:
         if strict is None:
             strict = not type(first.unwrapped).__module__.startswith("gymnasium.envs.")
         self._leaves = leaves_of(self.observation_space, strict)
+        self.stacked_frames = int(getattr(self._cores[0], "stacked_frames", 1))
         self.can_restore = all(
             core is core.unwrapped and hasattr(core, "get_state") and hasattr(core, "set_state")
             for core in self._cores

@@ -11,6 +11,7 @@ Importing this module imports neither JAX nor any environment: both wait until o
 """
 
 import copy
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 
+from bellmark.envs.spaces import is_image
 from bellmark.errors import BadInput, did_you_mean
 
 if TYPE_CHECKING:
@@ -59,6 +61,24 @@ class Own:
     threshold: float | None
     optimum: float | None
     note: str
+    options: tuple[tuple[str, Any], ...] = ()
+    """What the maker is given beside, or instead of, what the user gives."""
+
+
+def _arcade(game: str, name: str, about: str) -> "dict[str, Own]":
+    """MinAtar's two ids of a game: -v0 has all six actions, -v1 those that do something."""
+    return {
+        f"MinAtar/{name}-v{version}": Own(
+            "bellmark.envs.arcade.games",
+            game,
+            time_limit=None,
+            threshold=None,
+            optimum=None,
+            note=f"{about} on 10 × 10 pixels, equal to MinAtar's, compiled",
+            options=(("use_minimal_action_set", version == 1),),
+        )
+        for version in (0, 1)
+    }
 
 
 OWN = {
@@ -78,8 +98,21 @@ OWN = {
         optimum=10.0,
         note="a paddle catches ten falling balls on 11 × 10 pixels, compiled",
     ),
+    **_arcade("asterix", "Asterix", "gold is picked up and enemies avoided"),
+    **_arcade("breakout", "Breakout", "a paddle, a ball and three rows of bricks"),
+    **_arcade("freeway", "Freeway", "a chicken crosses a road"),
+    **_arcade("seaquest", "Seaquest", "a submarine picks up divers among enemies"),
+    **_arcade("space_invaders", "SpaceInvaders", "a cannon against a block of aliens"),
+    "SideScroller-v0": Own(
+        "bellmark.envs.arcade.side_scroller",
+        "SideScroller",
+        time_limit=400,
+        threshold=None,
+        optimum=None,
+        note="coins, enemies, pits and a finish line, seen through a window that moves along, compiled",
+    ),
 }
-"""Ids of Bellmark's own."""
+"""Ids of Bellmark's own, or that a package registers which is not needed to play them here."""
 
 NEEDS = {
     "gymnasium.envs.box2d": ("Box2D", 'pip install "gymnasium[box2d]"'),
@@ -91,7 +124,7 @@ NEEDS = {
 """Where an entry point begins → the package without which it cannot be made, and what installs it."""
 
 PROVIDERS = {
-    "ALE": ("ale_py", "pip install ale-py"),
+    "ALE": ("ale_py", "pip install 'bellmark[atari]'"),
     "MinAtar": ("minatar", "pip install minatar"),
     "MiniGrid": ("minigrid", "pip install minigrid"),
     "BabyAI": ("minigrid", "pip install minigrid"),
@@ -112,6 +145,7 @@ class Resolved:
     - `time_limit`: steps after which an episode is truncated, None if there is no limit.
     - `note`: one line for the user that says what is being run.
     - `mdp`: the exact model, for finite environments.
+    - `stacked_frames`: how many frames a picture that is observed consists of.
     """
 
     id: str
@@ -127,12 +161,19 @@ class Resolved:
     options: dict[str, Any]
     reproducible: bool = True
     mdp: "FiniteMDP | None" = None
+    stacked_frames: int = 1
 
 
 def resolve(environment: Any, **options: Any) -> Resolved:
-    """The environment that is meant; `options` go to its constructor.  `BadInput` if there is none such."""
+    """The environment that is meant; `options` go to its constructor.  `BadInput` if there is none such.
+
+    `frame_stack=k` goes to none: whatever it is, it then shows its last k observations together.
+    """
     if isinstance(environment, Resolved):
         return environment
+    if "frame_stack" in options:
+        count = options.pop("frame_stack")
+        return _stacked(resolve(environment, **options), count)
     if not isinstance(environment, str):
         return _from_object(environment, options)
     if environment.startswith("gymnasium:"):
@@ -143,10 +184,33 @@ def resolve(environment: Any, **options: Any) -> Resolved:
         return _from_twin(environment, options)
     if environment in OWN:
         return _from_own(environment, options)
+    if environment.startswith("ALE/"):
+        return _from_atari(environment, options)
     example = environment.replace("_", "-")
     if example in _examples():
         return _from_mdp(_call(_examples()[example], options, example), example, options)
     return _from_gymnasium(environment, options)
+
+
+def _stacked(resolved: Resolved, count: Any) -> Resolved:
+    """The same environment behind a stack of `count` frames."""
+    from bellmark.envs.wrappers import FrameStack, HostFrameStack
+    from bellmark.envs.wrappers.frame_stack import stacked_space
+
+    if type(count) is not int:
+        raise BadInput(f"frame_stack is {count!r}; allowed: a whole number, at least 1")
+    space = stacked_space(resolved.observation_space, count)
+    compiled, make = resolved.compiled, resolved.make
+    return dataclasses.replace(
+        resolved,
+        compiled=None if compiled is None else FrameStack(compiled, count),
+        make=None if make is None else lambda: HostFrameStack(make(), count),
+        observation_space=space,
+        note=f"{resolved.note}, {count} frames together",
+        options={**resolved.options, "frame_stack": count},
+        stacked_frames=count if is_image(space) else 1,
+        mdp=None,
+    )
 
 
 # -- strings
@@ -181,6 +245,7 @@ def _from_own(name: str, options: dict[str, Any]) -> Resolved:
     own = OWN[name]
     maker = getattr(importlib.import_module(own.module), own.maker)
     inner = {key: value for key, value in options.items() if key != "max_episode_steps"}
+    inner = {**dict(own.options), **inner}
     compiled = _call(maker, inner, name)
     limit = options.get("max_episode_steps", own.time_limit)
     if limit not in (None, -1):
@@ -200,6 +265,32 @@ def _from_own(name: str, options: dict[str, Any]) -> Resolved:
     )
 
 
+def _from_atari(name: str, options: dict[str, Any]) -> Resolved:
+    """An Atari game with the usual preprocessing; `gymnasium:` gives the bare one."""
+    spec = _spec(name)
+    from bellmark.envs.arcade.atari import atari
+
+    known = inspect.signature(atari).parameters
+    given = {key: value for key, value in spec.kwargs.items() if key in known}
+    probe = _call(atari, {**given, **options}, name)
+    space, actions, stacked = probe.observation_space, probe.action_space, probe.stacked_frames
+    probe.close()
+    return Resolved(
+        id=name,
+        kind="gymnasium",
+        compiled=None,
+        make=lambda: atari(**{**given, **options}),
+        observation_space=space,
+        action_space=actions,
+        threshold=None,
+        optimum=None,
+        time_limit=None,
+        note=f"{name} through ale-py: grey frames of 84 × 84, {stacked} together",
+        options=options,
+        stacked_frames=stacked,
+    )
+
+
 def _from_gymnasium(name: str, options: dict[str, Any], forced: bool = False) -> Resolved:
     spec = _spec(name)
 
@@ -209,7 +300,7 @@ def _from_gymnasium(name: str, options: dict[str, Any], forced: bool = False) ->
     probe = _probe(make, name, spec)
     standard = not set(options) - {"render_mode"}
     note = f"Gymnasium's {spec.id}"
-    if forced and spec.id in TWINS:
+    if forced and (spec.id in TWINS or spec.id in OWN):
         note += " (its compiled twin is not used)"
     elif spec.id in TWINS:
         note += f" (its compiled twin does not know {', '.join(sorted(options))})"
@@ -518,6 +609,8 @@ def list_environments() -> list[Listed]:
     newest: dict[tuple[str | None, str], Any] = {}
     for spec in gymnasium.registry.values():
         key = (spec.namespace, spec.name)
+        if spec.id in OWN:
+            continue  # its package is installed; the compiled one is listed below
         if not spec.name.startswith("GymV") and (
             key not in newest or newest[key].version < (spec.version or 0)
         ):

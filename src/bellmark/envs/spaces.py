@@ -43,16 +43,46 @@ def check_supported(space: gymnasium.Space, role: str = "observation space") -> 
     elif not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
         raise BadInput(f"{role} is {space!r}; supported are {', '.join(SUPPORTED)}")
     elif isinstance(space, Box) and not (
-        np.issubdtype(space.dtype, np.floating) or np.issubdtype(space.dtype, np.integer)
+        np.issubdtype(space.dtype, np.floating)
+        or np.issubdtype(space.dtype, np.integer)
+        or space.dtype == np.bool_
     ):
-        raise BadInput(f"{role} is a Box of dtype {space.dtype}; its dtype must be a float or an integer")
+        raise BadInput(
+            f"{role} is a Box of dtype {space.dtype}; its dtype must be a float, an integer or bool"
+        )
     elif 0 in (space.shape or ()):
         raise BadInput(f"{role} is {space}, which has no numbers")
+    elif isinstance(space, Box):
+        check_image(space, role)
+
+
+MOST_CHANNELS, LEAST_SIDE = 16, 32
+"""What has its shortest side first, and long ones after it, has its channels there: no picture is shaped so."""
 
 
 def is_image(space: gymnasium.Space) -> bool:
-    """Whether `space` is a picture: a uint8 Box [height, width] or [height, width, channels]."""
-    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
+    """Whether `space` is a picture: uint8 [height, width] or [height, width, channels], or the latter of booleans."""
+    if not isinstance(space, Box):
+        return False
+    return (space.dtype == np.uint8 and len(space.shape) in (2, 3)) or (
+        space.dtype == np.bool_ and len(space.shape) == 3
+    )
+
+
+def check_image(space: Box, role: str) -> None:
+    """Refuse stacks of pictures that no convolution here reads, and pictures with their channels first."""
+    shape = list(space.shape)
+    allowed = "allowed: [height, width] or [height, width, channels]"
+    if space.dtype == np.uint8 and len(shape) > 3:
+        raise BadInput(
+            f"{role} is uint8 {shape}, pictures with {len(shape) - 2} further axes; {allowed}, frames stacked on the "
+            "channels (environment option frame_stack)"
+        )
+    if is_image(space) and len(shape) == 3 and shape[0] <= MOST_CHANNELS and min(shape[1:]) >= LEAST_SIDE:
+        raise BadInput(
+            f"{role} is {space.dtype} {shape}, which looks like [channels, height, width]; {allowed}: move the first "
+            "axis last"
+        )
 
 
 def flat_size(space: gymnasium.Space) -> int:

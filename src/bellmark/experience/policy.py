@@ -66,7 +66,8 @@ class Inputs(eqx.Module):
         if not self.image:
             return spaces.flatten(self.fixed.space, observation)
         pixels = observation[..., None] if len(self.fixed.space.shape) == 2 else observation  # type: ignore
-        return pixels.astype(np.float32) / 255.0
+        bright = 1.0 if self.fixed.space.dtype == np.bool_ else 255.0
+        return pixels.astype(np.float32) / bright
 
     def __call__(self, observation: Observation) -> Float[Array, "*B F"]:
         features = self.raw(observation)

@@ -1,5 +1,6 @@
 """Show the last few observations together, so that what one alone hides (a velocity, say) can be seen."""
 
+from collections import deque
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -9,6 +10,9 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from bellmark.envs.base import AbstractEnvironment, Step
+from bellmark.envs.spaces import is_image
+from bellmark.envs.wrappers.scale_action import ScaleAction
+from bellmark.envs.wrappers.time_limit import TimeLimit
 from bellmark.errors import BadInput
 from bellmark.types import Action, Key
 
@@ -20,37 +24,50 @@ class Stacked(NamedTuple):
     frames: Array
 
 
+def stacked_space(space: gymnasium.Space, count: int) -> gymnasium.spaces.Box:
+    """The space of `count` observations of a Box together."""
+    if not isinstance(space, gymnasium.spaces.Box):
+        raise BadInput(f"FrameStack stacks a Box; the observation space is {space}")
+    if count < 1:
+        raise BadInput(f"a stack of {count} frames was asked for; it must be at least 1")
+    low, high = (stack([side] * count, space, np) for side in (space.low, space.high))
+    return gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
+
+
+def stack(frames: list[Any], space: gymnasium.Space, xp: Any) -> Any:
+    """Observations of `space`, oldest first, as one; `xp` is `numpy` or `jax.numpy`."""
+    shape = space.shape or ()
+    if len(shape) == 3:
+        return xp.concatenate(frames, axis=-1)
+    return xp.stack(frames, axis=-1 if is_image(space) else 0)
+
+
+def stacked_frames(environment: AbstractEnvironment) -> int:
+    """How many frames the pictures of a compiled environment consist of: 1 where nothing is stacked."""
+    while isinstance(environment, TimeLimit | ScaleAction):
+        environment = environment.environment
+    if isinstance(environment, FrameStack) and is_image(environment.observation_space):
+        return environment.count
+    return 1
+
+
 class FrameStack(AbstractEnvironment):
     """Observations of a Box [*shape] become the last `count` of them, [count, *shape], oldest first.
 
-    Pictures [height, width, channels] are stacked on their channels, [height, width, count · channels], which
-    is what convolutions read.  A new episode begins with `count` copies of its first observation.
+    Pictures [height, width, channels] are stacked on their channels, [height, width, count · channels], and
+    grey ones [height, width] become [height, width, count]: what convolutions read.  A new episode begins with
+    `count` copies of its first observation.
     """
 
     environment: AbstractEnvironment
     count: int = eqx.field(static=True)
 
     def __check_init__(self):
-        space = self.environment.observation_space
-        if not isinstance(space, gymnasium.spaces.Box):
-            raise BadInput(f"FrameStack stacks a Box; the observation space is {space}")
-        if self.count < 1:
-            raise BadInput(f"a stack of {self.count} frames was asked for; it must be at least 1")
-
-    @property
-    def _on_channels(self) -> bool:
-        shape = self.environment.observation_space.shape
-        return shape is not None and len(shape) == 3
+        stacked_space(self.environment.observation_space, self.count)
 
     @property
     def observation_space(self) -> gymnasium.spaces.Box:
-        space = self.environment.observation_space
-        assert isinstance(space, gymnasium.spaces.Box)
-        if self._on_channels:
-            low, high = (np.concatenate([side] * self.count, axis=-1) for side in (space.low, space.high))
-        else:
-            low, high = (np.stack([side] * self.count) for side in (space.low, space.high))
-        return gymnasium.spaces.Box(low, high, dtype=space.dtype.type)
+        return stacked_space(self.environment.observation_space, self.count)
 
     @property
     def action_space(self) -> gymnasium.Space:
@@ -62,9 +79,7 @@ class FrameStack(AbstractEnvironment):
         return Stacked(inner, jnp.stack([first] * self.count))
 
     def observe(self, state: Stacked) -> Array:
-        if not self._on_channels:
-            return state.frames
-        return jnp.concatenate([state.frames[i] for i in range(self.count)], axis=-1)
+        return stack(list(state.frames), self.environment.observation_space, jnp)
 
     def step(self, state: Stacked, action: Action, key: Key) -> tuple[Stacked, Step]:
         inner, step = self.environment.step(state.inner, action, key)
@@ -76,3 +91,27 @@ class FrameStack(AbstractEnvironment):
 
     def render(self, state: Stacked) -> np.ndarray:
         return self.environment.render(state.inner)
+
+
+class HostFrameStack(gymnasium.Wrapper):
+    """The same around an environment of Gymnasium's."""
+
+    def __init__(self, environment: gymnasium.Env, count: int):
+        self.observation_space = stacked_space(environment.observation_space, count)
+        gymnasium.Wrapper.__init__(self, environment)
+        self.count = count
+        self.stacked_frames = count if is_image(self.observation_space) else 1
+        self._frames: deque[Any] = deque(maxlen=count)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        first, info = self.env.reset(seed=seed, options=options)
+        self._frames.extend([np.array(first)] * self.count)
+        return self._shown(), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, Any, bool, bool, dict]:
+        frame, reward, terminated, truncated, info = self.env.step(action)
+        self._frames.append(np.array(frame))
+        return self._shown(), reward, terminated, truncated, info
+
+    def _shown(self) -> np.ndarray:
+        return stack(list(self._frames), self.env.observation_space, np)
