@@ -1,5 +1,6 @@
 """Whatever is wrong: one line on standard error, the right exit status, nothing written."""
 
+import errno
 import sys
 from pathlib import Path
 
@@ -162,3 +163,17 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(bellmark, monkeypatch):
 
 def test_flags_may_come_first(bellmark):
     assert bellmark("train", *TINY, "--quiet", "--directory=run", "ppo", "CartPole-v1")[0] == 0
+
+
+def test_a_full_disk_is_one_line_that_says_so(bellmark, monkeypatch):
+    from bellmark.report import finite_plots
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(finite_plots, "save", full)
+    status, said = bellmark("solve", "grid-world", "--discount", "0.9", "--directory", "here")
+    assert status == 1
+    assert said == [
+        "bellmark: No space left on device; nothing more was written, and --directory names another place"
+    ]

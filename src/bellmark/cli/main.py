@@ -3,6 +3,7 @@
 0 done; 1 a run that failed; 2 bad input, with one line that says what was given and what is allowed; 130 Ctrl-C.
 """
 
+import errno
 import importlib
 import os
 import sys
@@ -80,6 +81,12 @@ def unforeseen(error: Exception) -> str:
     said = (str(error).strip().splitlines() or [""])[0][:300]
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said or "Out of memory" in said:
         return f"out of memory: {said}; fewer environments, seeds or a smaller network need less"
+    outside = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+    full = "No space left on device" in said
+    if full or (isinstance(error, OSError) and error.errno in outside):
+        what = "No space left on device" if full else error.strerror
+        where = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return f"{what}{where}; nothing more was written, and --directory names another place"
     return f"{type(error).__name__}: {said} (this should not happen; {TRACEBACK}=1 shows where it comes from)"
 
 
