@@ -14,7 +14,12 @@ import pytest
 from reference import action_values, optimal_values
 from test_policy_gradient import MDP
 
+from bellmark.algorithms.value_based.c51 import C51
+from bellmark.algorithms.value_based.deep_sarsa import DeepSarsa
 from bellmark.algorithms.value_based.dqn import DQN
+from bellmark.algorithms.value_based.pqn import PQN
+from bellmark.algorithms.value_based.qr_dqn import QRDQN
+from bellmark.algorithms.value_based.rainbow import Rainbow
 from bellmark.envs.finite import FiniteEnvironment
 from bellmark.envs.wrappers.time_limit import TimeLimit
 from bellmark.experience.replay import Replay
@@ -47,12 +52,13 @@ def learned_values(algorithm, problem=PROBLEM):
         return jax.lax.scan(lambda s, _: (algorithm.step(problem, s)[0], None), state, length=ITERATIONS)[0]
 
     state = train(algorithm.init(problem, jax.random.key(1)))
-    return np.asarray(state.values(state.learned.online(jnp.eye(4))))
+    policy = algorithm.policy(state)
+    return np.asarray(state.values(policy.network(jnp.eye(4))))
 
 
-def worst(q):
+def worst(q, exact=EXACT):
     available = np.asarray(MDP.available)
-    return np.abs(q - EXACT)[available].max()
+    return np.abs(q - exact)[available].max()
 
 
 VARIANTS = {
@@ -67,6 +73,59 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_table_comes_to_the_optimal_values(variant):
     assert worst(learned_values(DQN(**{**TABLE, **VARIANTS[variant]}))) < NEAR
+
+
+FROM_REPLAY = {name: value for name, value in TABLE.items() if name != "loss"}
+# wide enough for every return; what falls outside of the range would be counted as its end
+RETURNS = {"atoms": 31, "value_low": -6.0, "value_high": 9.0, "target_every": 5}
+DISTRIBUTIONS = {
+    "c51": C51(**{**FROM_REPLAY, **RETURNS}),
+    "qr_dqn": QRDQN(**{**FROM_REPLAY, "quantiles": 16, "threshold": 0.0, "target_every": 5}),
+    # n-step targets are another claim, below; noise in a table is noise in its values
+    "rainbow": Rainbow(**{**FROM_REPLAY, **RETURNS, "n_step": 1, "noisy": False, "priority_correction": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_means_of_distributions_come_to_the_optimal_values(name):
+    assert worst(learned_values(DISTRIBUTIONS[name])) < NEAR
+
+
+ON_POLICY = {
+    "discount": DISCOUNT,
+    "environments": 64,
+    "rollout_length": 8,
+    "learning_rate": 0.05,
+    "anneal": True,
+    "hidden": (),
+    "epsilon_schedule": "constant",
+}
+
+
+def test_q_learning_without_a_memory_comes_to_the_optimal_values():
+    """λ = 0: with λ > 0 returns hold what exploring actions brought, and random ones bring less."""
+    one_step = PQN(**ON_POLICY, trace_decay=0.0, epochs=1, minibatches=4)
+    assert worst(learned_values(one_step)) < NEAR
+    assert worst(learned_values(PQN(**ON_POLICY, trace_decay=0.9, epochs=1, minibatches=4))) > NEAR
+
+
+def exploring_values(epsilon):
+    """Q of the policy that is ε-greedy in its own Q, by repeated exact evaluation of one step."""
+    available = np.asarray(MDP.available)
+    q = np.where(available, 0.0, -np.inf)
+    for _ in range(1000):
+        best = np.where(available.any(1), q.max(1), 0.0)
+        mean = np.where(available, q, 0.0).sum(1) / np.maximum(available.sum(1), 1)
+        q = action_values(MDP, (1 - epsilon) * best + epsilon * mean, DISCOUNT)
+    return q
+
+
+@pytest.mark.parametrize("expected", [False, True], ids=["sarsa", "expected sarsa"])
+def test_sarsa_comes_to_the_values_of_the_policy_that_explores(expected):
+    sarsa = DeepSarsa(**ON_POLICY, epsilon=0.5, expected=expected, loss="squared", target_every=5)
+    q = learned_values(sarsa)
+    assert worst(q, exploring_values(0.5)) < NEAR
+    assert worst(q) > 2 * NEAR, "and not to the optimal ones, from which those differ"
 
 
 def test_n_step_targets_come_to_the_values_of_what_was_done():

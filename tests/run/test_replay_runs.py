@@ -13,7 +13,10 @@ from bellmark.algorithms.continuous.ddpg import DDPG
 from bellmark.algorithms.continuous.discrete_sac import DiscreteSAC
 from bellmark.algorithms.continuous.sac import SAC
 from bellmark.algorithms.continuous.td3 import TD3
+from bellmark.algorithms.value_based.deep_sarsa import DeepSarsa
 from bellmark.algorithms.value_based.dqn import DQN
+from bellmark.algorithms.value_based.pqn import PQN
+from bellmark.algorithms.value_based.rainbow import Rainbow
 from bellmark.envs.registry import resolve
 from bellmark.errors import BadInput
 from bellmark.run import train as loop
