@@ -50,6 +50,7 @@ class Turned(Saved):
         return super().step(action.item())
 
 
+TINY = {"environments": 2, "rollout_length": 4, "hidden": (8,)}
 ACTOR_CRITIC = {name: value for name, value in SMALL.items() if name != "double"}
 CASES = {
     "dqn compiled": (DQN(**SMALL, prioritised=True), "CartPole-v1"),
@@ -59,6 +60,10 @@ CASES = {
     "td3 compiled": (TD3(**ACTOR_CRITIC), "Pendulum-v1"),
     "ddpg gymnasium": (DDPG(**ACTOR_CRITIC), Turned),
     "discrete sac gymnasium": (DiscreteSAC(**ACTOR_CRITIC, automatic_temperature=True), Saved),
+    "rainbow": (Rainbow(**{**SMALL, "atoms": 5}), "CartPole-v1"),
+    "pqn": (PQN(**TINY, minibatches=2, epochs=2), "CartPole-v1"),
+    # the step that waits for its next action is kept
+    "sarsa gymnasium": (DeepSarsa(**TINY), Saved),
 }
 
 
