@@ -10,7 +10,7 @@ import pytest
 
 from bellmark.envs.arcade import asterix, breakout, freeway, seaquest, space_invaders
 from bellmark.envs.arcade.cabinet import DOWN, FIRE, LEFT, NOTHING, RIGHT, UP, Cabinet
-from bellmark.envs.checker import check_environment
+from bellmark.envs.checker import check_environment, require_contract
 from bellmark.envs.registry import OWN, list_environments, resolve
 from bellmark.errors import BadInput
 
@@ -318,9 +318,11 @@ def test_the_sea_never_holds_more_than_there_are_places_for():
 # -- what all of them keep to
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("v1")])
-def test_they_keep_the_contract(name):
-    assert check_environment(name).passed
+def test_they_keep_the_contract():
+    """All of them in shapes and types; one is played through, which is what takes time."""
+    for name in NAMES:
+        require_contract(resolve(name).compiled, name)
+    assert check_environment("MinAtar/Breakout-v1").passed
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -332,11 +334,9 @@ def test_spaces_and_actions(name):
     assert resolved.observation_space.dtype == np.bool_
     assert resolved.action_space.n == (6 if name.endswith("v0") else len(game.minimal_actions))
     assert len(game.colours) == len(game.channels)
-    assert resolved.compiled.render(jax.device_get(resolved.compiled.reset(jax.random.key(0)))).shape == (
-        400,
-        400,
-        3,
-    )
+    if name.endswith("v1"):
+        state = jax.device_get(resolved.compiled.reset(jax.random.key(0)))
+        assert resolved.compiled.render(state).shape == (400, 400, 3)
     assert any(row.id == name and row.kind == "compiled" for row in list_environments())
 
 

@@ -120,6 +120,31 @@ def test_is_image():
     assert not spaces.is_image(Box(0, 1, (8, 6, 3), np.float32))
     assert not spaces.is_image(Box(0, 255, (8,), np.uint8))
     assert not spaces.is_image(Discrete(3))
+    assert spaces.is_image(Box(0.0, 1.0, (10, 10, 4), bool))
+    assert not spaces.is_image(Box(0.0, 1.0, (10, 10), bool))
+
+
+@pytest.mark.parametrize(
+    "shape, said",
+    [
+        (
+            (4, 84, 84, 3),
+            r"uint8 \[4, 84, 84, 3\], pictures with 2 further axes; allowed: \[height, width\] or",
+        ),
+        (
+            (4, 84, 84),
+            r"uint8 \[4, 84, 84\], which looks like \[channels, height, width\]; allowed: .*: move the",
+        ),
+    ],
+)
+def test_pictures_of_odd_shapes_are_refused(shape, said):
+    with pytest.raises(BadInput, match=said):
+        spaces.check_supported(Box(0, 255, shape, np.uint8))
+
+
+def test_small_and_narrow_pictures_are_pictures():
+    for shape in ((3, 5, 1), (10, 10, 20), (40, 50), (84, 84, 4)):
+        spaces.check_supported(Box(0, 255, shape, np.uint8))
 
 
 def test_unsupported_spaces_are_named():

@@ -1,5 +1,6 @@
 """Wrappers of compiled environments: alone, together, and under vmap and scan."""
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,17 @@ import pytest
 from bellmark.envs.classic_control.cart_pole import CartPole
 from bellmark.envs.classic_control.pendulum import Pendulum
 from bellmark.envs.finite import FiniteEnvironment
-from bellmark.envs.wrappers import FlattenObservation, FrameStack, MaskObservation, ScaleAction, TimeLimit
+from bellmark.envs.registry import resolve
+from bellmark.envs.to_gymnasium import ToGymnasium
+from bellmark.envs.wrappers import (
+    FlattenObservation,
+    FrameStack,
+    HostFrameStack,
+    MaskObservation,
+    ScaleAction,
+    TimeLimit,
+    stacked_frames,
+)
 from bellmark.errors import BadInput
 from bellmark.mdp.examples import EXAMPLES
 
@@ -50,8 +61,6 @@ def test_frame_stack_shows_the_last_observations_oldest_first():
 
 
 def test_frame_stack_puts_pictures_on_channels():
-    import gymnasium
-
     from bellmark.envs.base import AbstractEnvironment, Step
 
     class Screen(AbstractEnvironment):
@@ -146,3 +155,61 @@ def test_all_together_under_vmap_and_scan():
         state, plain = physics.step(state, jnp.full(1, 2.0), KEY)
         np.testing.assert_allclose(shown[t, 0, 2:], physics.observe(state)[:2], atol=1e-5)
         np.testing.assert_allclose(step.reward[t, 0], plain.reward, rtol=1e-4)
+
+
+class Clock(gymnasium.Env):
+    """A grey screen, all of whose pixels are the number of the step, the tens for the episode."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (2, 3), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self):
+        self.time = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.time = self.time // 10 * 10 + 10
+        return self._shown(), {}
+
+    def step(self, action):
+        self.time += 1
+        return self._shown(), 0.0, self.time % 10 == 3, False, {}
+
+    def _shown(self):
+        return np.full((2, 3), self.time, np.uint8)
+
+
+def test_frame_stack_of_a_host_environment_begins_anew_with_each_episode():
+    environment, seen = HostFrameStack(Clock(), 3), []
+    for _ in range(2):
+        shown = [environment.reset()[0]]
+        shown += [environment.step(0)[0] for _ in range(3)]
+        assert all(environment.observation_space.contains(observation) for observation in shown)
+        seen.append([observation[0, 0].tolist() for observation in shown])
+    assert seen[0] == [[10, 10, 10], [10, 10, 11], [10, 11, 12], [11, 12, 13]]
+    assert seen[1] == [[20, 20, 20], [20, 20, 21], [20, 21, 22], [21, 22, 23]]
+
+
+def test_both_stacks_are_one():
+    """The same game, stacked inside a compiled program and around a Gymnasium environment."""
+    catch = resolve("Catch-v0").compiled
+    inside, around = ToGymnasium(FrameStack(catch, 2)), HostFrameStack(ToGymnasium(catch), 2)
+    assert inside.observation_space == around.observation_space
+    shown = [environment.reset(seed=3)[0] for environment in (inside, around)]
+    np.testing.assert_array_equal(*shown)
+    for action in (0, 2, 1, 2):
+        shown = [environment.step(action)[0] for environment in (inside, around)]
+        np.testing.assert_array_equal(*shown)
+
+
+def test_frame_stack_is_an_option_of_every_id():
+    stacked = resolve("Catch-v0", frame_stack=3)
+    assert stacked.observation_space.shape == (11, 10, 3)
+    assert (stacked.stacked_frames, stacked_frames(stacked.compiled)) == (3, 3)
+    assert stacked_frames(TimeLimit(stacked.compiled, 5)) == 3
+    assert stacked.options == {"frame_stack": 3}
+    vector = resolve("gymnasium:CartPole-v1", frame_stack=2)
+    assert vector.make().observation_space.shape == vector.observation_space.shape == (2, 4)
+    assert vector.stacked_frames == 1  # no pictures
+    for wrong in (0, 2.0):
+        with pytest.raises(BadInput, match=r"must be at least 1|allowed: a whole number"):
+            resolve("Catch-v0", frame_stack=wrong)

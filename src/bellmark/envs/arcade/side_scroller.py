@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from bellmark.envs.arcade.cabinet import observed
 from bellmark.envs.base import AbstractEnvironment, Step
 from bellmark.errors import BadInput
 from bellmark.types import Key
@@ -272,7 +273,7 @@ class SideScroller(AbstractEnvironment):
     def render(self, state: State) -> np.ndarray:
         from bellmark.envs.drawing import BLUE, FAINT, GREEN, INK, ORANGE, RED, SKY, Canvas
 
-        shown = np.asarray(self.observe(jax.tree.map(jnp.asarray, state)))[::-1]
+        shown = np.asarray(observed(self, state))[::-1]
         scale = 560 / self.sight
         height = round(HEIGHT * scale)
         canvas = Canvas(560, height, (self.sight / 2, HEIGHT / 2), scale, background=SKY)

@@ -97,8 +97,8 @@ class HostFrameStack(gymnasium.Wrapper):
     """The same around an environment of Gymnasium's."""
 
     def __init__(self, environment: gymnasium.Env, count: int):
-        self.observation_space = stacked_space(environment.observation_space, count)
         gymnasium.Wrapper.__init__(self, environment)
+        self.observation_space = stacked_space(environment.observation_space, count)
         self.count = count
         self.stacked_frames = count if is_image(self.observation_space) else 1
         self._frames: deque[Any] = deque(maxlen=count)
