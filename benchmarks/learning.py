@@ -154,8 +154,8 @@ def draw(path: Path) -> None:
         plots.title_lines(
             figure,
             "What the presets learn",
-            "return against environment steps per seed: interquartile mean of ten seeds with its 95 % bootstrap band; "
-            "dot and number: the final policies, deterministic",
+            "return against environment steps per seed: interquartile mean of ten seeds (MuJoCo: three) with its 95 % "
+            "band; dot and number: the final policies, deterministic",
         )
         grid = figure.add_gridspec(
             rows,

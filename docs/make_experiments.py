@@ -1,5 +1,10 @@
-"""Carry out every experiment and write docs/experiments.md with what came out: `python docs/make_experiments.py`."""
+"""Carry out every experiment and write docs/experiments.md with what came out: `python docs/make_experiments.py`.
 
+With names, only those are carried out, and the sections of the others stay as they are.
+"""
+
+import re
+import sys
 import tempfile
 import textwrap
 from pathlib import Path
@@ -27,9 +32,8 @@ This page is written by `docs/make_experiments.py`, verdicts included.
 """
 
 
-def main() -> None:
-    sections = [HEAD]
-    for name in EXPERIMENTS:
+def main(wanted: list[str]) -> None:
+    for name in wanted or EXPERIMENTS:
         one = experiment(name)
         with tempfile.TemporaryDirectory() as folder:
             outcome = conduct(one, list(range(one.seeds)) if one.least else [0], Path(folder))
@@ -37,9 +41,17 @@ def main() -> None:
                 # a palette makes the file a third as large, and nobody sees the difference
                 small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         small.save(DOCS / "pictures" / f"experiment-{name}.png", optimize=True)
-        sections.append(section(outcome))
-        print(f"{name}: {outcome.verdict.sentence}")
-    (DOCS / "experiments.md").write_text("\n".join(sections), encoding="utf-8")
+        put(one.title, section(outcome))
+        print(f"{name}: {outcome.verdict.sentence}", flush=True)
+
+
+def put(title: str, text: str) -> None:
+    """Write the page with this section in its place, and all others as they are."""
+    page = DOCS / "experiments.md"
+    there = re.split(r"^(?=## )", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    sections = {one[3 : one.index("\n")]: one.rstrip("\n") + "\n" for one in there} | {title: text}
+    titles = [experiment(name).title for name in EXPERIMENTS]
+    page.write_text("\n".join([HEAD, *(sections[t] for t in titles if t in sections)]), encoding="utf-8")
 
 
 def section(outcome: Outcome) -> str:
@@ -55,4 +67,4 @@ def section(outcome: Outcome) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

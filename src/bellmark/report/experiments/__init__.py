@@ -19,6 +19,9 @@ EXPERIMENTS = {
         "planning-steps",
         "maximisation-bias",
         "discount-noise",
+        "baselines",
+        "trace-decay",
+        "entropy",
         "aliased-corridor",
     )
 }
