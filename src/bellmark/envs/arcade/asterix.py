@@ -82,7 +82,9 @@ class Asterix(AbstractGame):
         # something comes into one of the free lanes, if there is one
         comes = state.comes_in == 0
         free = ~state.taken
-        chosen = free & (jnp.cumsum(free) - 1 == one_of(uniform[2], jnp.sum(free))) & comes
+        # how many free lanes lie before: XLA's cumulative sum would cost more than the rest of the step
+        before = jnp.sum(free & (jnp.arange(LANES) < jnp.arange(LANES)[:, None]), axis=1)
+        chosen = free & (before == one_of(uniform[2], jnp.sum(free))) & comes
         from_left = uniform[0] < 0.5
         taken = state.taken | chosen
         place = jnp.where(chosen, jnp.where(from_left, 0, SIZE - 1), state.place)
