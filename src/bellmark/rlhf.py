@@ -40,7 +40,7 @@ class Sizes:
     practice: int = 120
 
 
-QUICK = Sizes(20, 32, 6, 3)
+QUICK = Sizes(200, 64, 6, 3)
 
 
 @dataclasses.dataclass(frozen=True)
