@@ -189,7 +189,8 @@ class HostEngine:
 
         After an interrupt while environments were stepped, `rewound` leads back to where `advance` began.
         """
-        self._before = [_kept(s) for s in self.captured(states)] if self.restorable else states
+        # of replay memories copies, also where environments cannot be put back: what is given away is gone
+        self._before = [_kept(s) for s in self.captured(states)]
         table: list[list[dict[str, float]]] = []
         for first in range(0, iterations, self.row_every):
             length = min(self.row_every, iterations - first)
@@ -246,7 +247,7 @@ class HostEngine:
 
     def rewound(self, states: list[Any]) -> list[Any]:
         """The states as they were when `advance` was last called, and the environments with them if they can be."""
-        return self.restored(self._before) if self.restorable else states
+        return self.restored(self._before) if self.restorable else self._before
 
     @property
     def restorable(self) -> bool:
