@@ -23,7 +23,7 @@ from bellmark.run import train as loop
 from bellmark.run.interrupts import Interrupts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "envs"))
-from misbehaving import Saved
+from misbehaving import Honest, Saved
 
 SMALL = {
     "environments": 2,
@@ -119,6 +119,42 @@ def test_a_step_that_is_interrupted_is_taken_back_from_the_replay(tmp_path):
     assert trained.outcome == "interrupted"
     loop.resume(tmp_path / "broken", environment=resolved, progress=Quiet())
     assert_same(tmp_path / "straight", tmp_path / "broken")
+
+
+class Unsaved(Honest):
+    """Cannot be put back, and presses Ctrl-C in its 150th step of all."""
+
+    taken = 0
+
+    def step(self, action):
+        Unsaved.taken += 1
+        if Unsaved.taken == 150:
+            import signal
+
+            signal.raise_signal(signal.SIGINT)
+        return super().step(action)
+
+
+def test_the_replay_outlives_an_interrupted_step_of_environments_that_cannot_be_put_back(
+    tmp_path, monkeypatch
+):
+    """The step is in the middle of a chunk, whose first update was given the replay that the chunk began with."""
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 10.0)
+    monkeypatch.setattr(Unsaved, "taken", 0)
+    algorithm, resolved = DQN(**SMALL), resolve(Unsaved)
+    with Interrupts() as interrupts:
+        trained = loop.train(
+            algorithm,
+            resolved,
+            steps=800,
+            seeds=[0],
+            directory=tmp_path / "run",
+            progress=Quiet(),
+            interrupts=interrupts,
+        )
+    assert trained.outcome == "interrupted"
+    assert int(trained.states[0].replay.size) == trained.step > 0
+    assert loop.resume(tmp_path / "run", environment=resolved, progress=Quiet()).step == 800
 
 
 @pytest.mark.parametrize(
