@@ -55,6 +55,8 @@ ACTOR_CRITIC = {name: value for name, value in SMALL.items() if name != "double"
 CASES = {
     "dqn compiled": (DQN(**SMALL, prioritised=True), "CartPole-v1"),
     "dqn gymnasium": (DQN(**SMALL, prioritised=True), Saved),
+    # two screens together, each of which is kept once
+    "dqn pictures": (DQN(**SMALL), resolve("Catch-v0", frame_stack=2)),
     "sac compiled": (SAC(**ACTOR_CRITIC, anneal=True), "Pendulum-v1"),
     "sac gymnasium": (SAC(**ACTOR_CRITIC), Turned),
     "td3 compiled": (TD3(**ACTOR_CRITIC), "Pendulum-v1"),

@@ -57,6 +57,10 @@ class HostProblem(eqx.Module):
     def action_space(self) -> gymnasium.Space:
         return self.environments.action_space
 
+    @property
+    def stacked_frames(self) -> int:
+        return self.environments.stacked_frames
+
     def start(self, key: Key, count: int) -> Episodes:
         """The episodes that `open` began."""
         del key

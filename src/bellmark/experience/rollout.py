@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from bellmark.envs import spaces
 from bellmark.envs.base import AbstractEnvironment
+from bellmark.envs.wrappers.frame_stack import stacked_frames
 from bellmark.experience import memory as memories
 from bellmark.types import Episodes, Finished, Key, Metrics, Observation, Policy, Rollout, Transition
 
@@ -34,6 +35,10 @@ class CompiledProblem(eqx.Module):
     @property
     def action_space(self) -> gymnasium.Space:
         return self.environment.action_space
+
+    @property
+    def stacked_frames(self) -> int:
+        return stacked_frames(self.environment)
 
     def start(self, key: Key, count: int) -> Episodes:
         """`count` fresh episodes."""

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from bellmark.algorithms.base import AbstractAlgorithm, AbstractLearner
+from bellmark.experience.frames import FrameReplay
 from bellmark.experience.host_rollout import HostProblem
 from bellmark.experience.prioritised import Priorities
 from bellmark.experience.replay import Replay
@@ -308,7 +309,7 @@ def _episodes(change: Callable[[Episodes], Any], state: Any) -> Any:
 
 def _replays(change: Callable[[Any], Any], state: Any) -> Any:
     """`state` with `change` applied to the replay memories and their priorities."""
-    return _changed((Replay, Priorities), change, state)
+    return _changed((Replay, FrameReplay, Priorities), change, state)
 
 
 def _changed(kind: Any, change: Callable[[Any], Any], state: Any) -> Any:
@@ -319,7 +320,7 @@ def _changed(kind: Any, change: Callable[[Any], Any], state: Any) -> Any:
 
 def _split(state: Any) -> tuple[Any, Any]:
     """The replay memories of `state`, and everything else; None stands in the place of what is in the other part."""
-    kinds = (Replay, Priorities)
+    kinds = (Replay, FrameReplay, Priorities)
     part = jax.tree.map(
         lambda x: jax.tree.map(lambda _: isinstance(x, kinds), x),
         state,

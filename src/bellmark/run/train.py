@@ -29,6 +29,8 @@ from bellmark.envs.checker import require_contract
 from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.envs.registry import Resolved, resolve
 from bellmark.errors import BadInput, BellmarkError, EnvironmentFailure, NonFiniteLoss
+from bellmark.experience.frames import keeps_frames, spare_frames
+from bellmark.experience.frames import memory_bytes as frame_bytes
 from bellmark.experience.host_rollout import HostProblem
 from bellmark.experience.replay import transition_bytes
 from bellmark.experience.rollout import CompiledProblem
@@ -135,6 +137,7 @@ def train(
     check_seconds(checkpoint_seconds, timeout)
     probe = _Probe(environment, steps)
     _check_hidden(algorithm)
+    spaces.check_supported(environment.observation_space, f"{environment.id}: observation space")
     algorithm.check(probe)
     note = replay_in_words(algorithm, probe, len(seeds))
     if environment.kind == "user" and environment.compiled is not None:
@@ -367,6 +370,10 @@ class _Probe:
         return self.environment.action_space
 
     @property
+    def stacked_frames(self) -> int:
+        return self.environment.stacked_frames
+
+    @property
     def compiled(self) -> bool:
         return self.environment.compiled is not None
 
@@ -383,7 +390,19 @@ def replay_in_words(algorithm: Any, problem: Any, seeds: int) -> str | None:
     capacity = getattr(algorithm, "replay_capacity", None)
     if capacity is None:
         return None
-    each = transition_bytes(problem.observation_space, problem.action_space)
+    if keeps_frames(algorithm, problem.observation_space):
+        whole = frame_bytes(
+            problem.observation_space,
+            problem.action_space,
+            capacity,
+            algorithm.environments,
+            algorithm.rollout_length,
+            problem.stacked_frames,
+            spare_frames(algorithm),
+        )
+        each = -(-whole // capacity)
+    else:
+        each = transition_bytes(problem.observation_space, problem.action_space)
     wanted, memory = capacity * each * seeds, memory_bytes()
     size = bytes_in_words(wanted)
     shared = "" if seeds == 1 else f" for {seeds} seeds"

@@ -15,7 +15,7 @@ M. Bellemare, W. Dabney, R. Munos, "A distributional perspective on reinforcemen
 How this differs from `dqn`: the outputs are distributions, the target is one, and the loss is a cross-entropy.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,9 @@ from jaxtyping import Array, Float, UInt32
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.value_based import replayed, settings
 from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
+from bellmark.experience.frames import Memory
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Batch, Replay
+from bellmark.experience.replay import Batch
 from bellmark.maths.action_values import best_action, row_of
 from bellmark.maths.distributional import atoms, cross_entropy, project
 from bellmark.networks.mlp import Activation
@@ -46,6 +47,7 @@ class C51(AbstractLearner):
     train_every: int = 2
     batch_size: int = 64
     replay_capacity: int = 100_000
+    image_replay: Literal["frames", "transitions"] = "frames"
     learning_start: int = 1_000
     atoms: int = 51
     value_low: float | None = None
@@ -97,7 +99,7 @@ class C51(AbstractLearner):
         learned: Learned,
         inputs: Inputs,
         values: CategoricalValues,
-        replay: Replay,
+        replay: Memory,
         bits: UInt32[Array, " N"],
         learning_rate: Any,
     ) -> tuple[Learned, Metrics]:

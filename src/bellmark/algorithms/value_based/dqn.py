@@ -24,8 +24,9 @@ from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import fraction, positive
 from bellmark.algorithms.value_based import replayed, settings
 from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
+from bellmark.experience.frames import Memory
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Batch, Replay
+from bellmark.experience.replay import Batch
 from bellmark.maths import losses
 from bellmark.maths.action_values import best_value, double_value, value_of
 from bellmark.networks.mlp import Activation
@@ -46,6 +47,7 @@ class DQN(AbstractLearner):
     train_every: int = 2
     batch_size: int = 64
     replay_capacity: int = 100_000
+    image_replay: Literal["frames", "transitions"] = "frames"
     learning_start: int = 1_000
     loss: Literal["huber", "squared"] = "huber"
     double: bool = False
@@ -106,7 +108,7 @@ class DQN(AbstractLearner):
         learned: Learned,
         inputs: Inputs,
         values: ActionValues,
-        replay: Replay,
+        replay: Memory,
         bits: UInt32[Array, " N"],
         learning_rate: Any,
         done: Any,

@@ -16,7 +16,7 @@ AAAI 2018.
 How this differs from `c51`: values move and probabilities are fixed, so no range of returns has to be known.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,9 @@ from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least
 from bellmark.algorithms.value_based import replayed, settings
 from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
+from bellmark.experience.frames import Memory
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Batch, Replay
+from bellmark.experience.replay import Batch
 from bellmark.maths.action_values import best_action, row_of
 from bellmark.maths.distributional import quantile_huber
 from bellmark.networks.mlp import Activation
@@ -48,6 +49,7 @@ class QRDQN(AbstractLearner):
     train_every: int = 2
     batch_size: int = 64
     replay_capacity: int = 100_000
+    image_replay: Literal["frames", "transitions"] = "frames"
     learning_start: int = 1_000
     quantiles: int = 50
     threshold: float = 1.0
@@ -98,7 +100,7 @@ class QRDQN(AbstractLearner):
         learned: Learned,
         inputs: Inputs,
         values: QuantileValues,
-        replay: Replay,
+        replay: Memory,
         bits: UInt32[Array, " N"],
         learning_rate: Any,
     ) -> tuple[Learned, Metrics]:

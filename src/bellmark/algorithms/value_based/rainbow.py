@@ -15,7 +15,7 @@ M. Hessel et al., "Rainbow: Combining improvements in deep reinforcement learnin
 Without `distributional` values are single numbers and the loss is Huber's; without `noisy` exploration is ε-greedy.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -26,8 +26,8 @@ from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import fraction, positive
 from bellmark.algorithms.value_based import replayed, settings
 from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
+from bellmark.experience.frames import Memory
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Replay
 from bellmark.maths import losses
 from bellmark.maths.action_values import best_action, row_of, value_of
 from bellmark.maths.distributional import atoms, cross_entropy, entropy, project
@@ -51,6 +51,7 @@ class Rainbow(AbstractLearner):
     train_every: int = 2
     batch_size: int = 64
     replay_capacity: int = 100_000
+    image_replay: Literal["frames", "transitions"] = "frames"
     learning_start: int = 1_000
     double: bool = True
     dueling: bool = True
@@ -132,7 +133,7 @@ class Rainbow(AbstractLearner):
         learned: Learned,
         inputs: Inputs,
         values: ActionValues | CategoricalValues,
-        replay: Replay,
+        replay: Memory,
         bits: UInt32[Array, " N"],
         noise_key: Key,
         learning_rate: Any,

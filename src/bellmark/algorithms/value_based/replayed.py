@@ -19,9 +19,10 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from bellmark.algorithms.checks import at_least, check_replay, fraction, layer_sizes, positive
 from bellmark.algorithms.descent import clipped_descent
 from bellmark.algorithms.value_based import settings
+from bellmark.experience.frames import Memory, memory_for
 from bellmark.experience.policy import Inputs
 from bellmark.experience.prioritised import Priorities, new_places
-from bellmark.experience.replay import Batch, Replay
+from bellmark.experience.replay import Batch
 from bellmark.experience.rollout import episode_metrics
 from bellmark.maths import means
 from bellmark.networks.targets import towards
@@ -47,7 +48,7 @@ class ReplayState(eqx.Module):
     inputs: Inputs
     values: Any
     learned: Learned
-    replay: Replay
+    replay: Memory
     episodes: Episodes
     key: Key
     iteration: Int[Array, ""]
@@ -105,7 +106,7 @@ def start(
     """The first state; `keys` are the state's own and that of the episodes."""
     key, episodes_key = keys
     episodes = problem.start(episodes_key, learner.environments)
-    replay = Replay.start(episodes, problem.action_space, learner.replay_capacity, learner.rollout_length)
+    replay = memory_for(learner, problem, episodes)
     return ReplayState(
         inputs=inputs,
         values=values,
@@ -137,7 +138,7 @@ def update(
     learner: Any,
     state: ReplayState,
     data: Data,
-    learn: Callable[[Learned, Inputs, Replay, UInt32[Array, " N"], Any], tuple[Learned, Metrics]],
+    learn: Callable[[Learned, Inputs, Memory, UInt32[Array, " N"], Any], tuple[Learned, Metrics]],
 ) -> tuple[ReplayState, Metrics]:
     """Store the rollout, then `learn(learned, inputs, replay, bits, learning_rate)` once per `train_every` steps."""
     rollout, finished, begun = data
@@ -175,7 +176,7 @@ def update(
 
 
 def drawn(
-    learner: Any, learned: Learned, replay: Replay, bits: UInt32[Array, " N"], correction: Any = 1.0
+    learner: Any, learned: Learned, replay: Memory, bits: UInt32[Array, " N"], correction: Any = 1.0
 ) -> Sample:
     """N n-step transitions: each as likely as any other, or by priority, `correction` (β) of that made up for."""
     if learned.priorities is None:
