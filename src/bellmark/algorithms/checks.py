@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import gymnasium
+
 from bellmark.errors import BadInput
 
 
@@ -40,6 +42,16 @@ def divides(name: str, divisor: int, whole_name: str, whole: int) -> None:
         allowed = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
         hint = f"; allowed: {allowed}" if len(allowed) <= 60 else ""
         raise BadInput(f"{name} is {divisor}, which does not divide {whole_name} = {whole}{hint}")
+
+
+def check_discrete(name: str, problem: Any) -> None:
+    """Refuse action spaces whose actions cannot be listed."""
+    space = problem.action_space
+    if not isinstance(space, gymnasium.spaces.Discrete):
+        described = " ".join(str(space).split())
+        raise BadInput(
+            f"{name} compares the values of all actions, so the action space must be Discrete; it is {described}"
+        )
 
 
 def check_steps(learner: Any) -> None:

@@ -26,10 +26,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 from bellmark.algorithms.base import AbstractLearner
-from bellmark.algorithms.checks import at_least, positive
+from bellmark.algorithms.checks import at_least, check_discrete, positive
 from bellmark.algorithms.continuous import replayed
 from bellmark.algorithms.continuous.replayed import ADAM, ActorCriticState, Data, descend
-from bellmark.algorithms.value_based.settings import check_discrete
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.experience.replay import Batch, Replay
 from bellmark.maths import losses, means

@@ -26,7 +26,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
-from bellmark.algorithms.checks import at_least, check_steps, fraction, layer_sizes, positive
+from bellmark.algorithms.checks import at_least, check_discrete, check_steps, fraction, layer_sizes, positive
 from bellmark.algorithms.descent import clipped_descent
 from bellmark.algorithms.value_based import settings
 from bellmark.experience.policy import Inputs, StochasticPolicy
@@ -88,7 +88,7 @@ class DeepSarsa(AbstractLearner):
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
-        settings.check_discrete(self.name, problem)
+        check_discrete(self.name, problem)
         settings.check_epsilon(self)
         check_steps(self)
         fraction("discount", self.discount)

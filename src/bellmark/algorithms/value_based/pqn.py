@@ -21,7 +21,15 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from bellmark.algorithms.base import AbstractLearner
-from bellmark.algorithms.checks import at_least, check_steps, divides, fraction, layer_sizes, positive
+from bellmark.algorithms.checks import (
+    at_least,
+    check_discrete,
+    check_steps,
+    divides,
+    fraction,
+    layer_sizes,
+    positive,
+)
 from bellmark.algorithms.descent import clipped_descent
 from bellmark.algorithms.value_based import settings
 from bellmark.experience.minibatches import flatten, minibatch_indices, take
@@ -81,7 +89,7 @@ class PQN(AbstractLearner):
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
-        settings.check_discrete(self.name, problem)
+        check_discrete(self.name, problem)
         settings.check_epsilon(self)
         check_steps(self)
         fraction("discount", self.discount)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from bellmark.algorithms.checks import at_least, check_replay, fraction, layer_sizes, positive
+from bellmark.algorithms.checks import at_least, check_discrete, check_replay, fraction, layer_sizes, positive
 from bellmark.algorithms.descent import clipped_descent
 from bellmark.algorithms.value_based import settings
 from bellmark.experience.frames import Memory, memory_for
@@ -80,7 +80,7 @@ class Judged(eqx.Module):
 
 def check(learner: Any, problem: Any) -> None:
     """What all of these learners need of their fields."""
-    settings.check_discrete(learner.name, problem)
+    check_discrete(learner.name, problem)
     check_replay(learner, problem)
     settings.check_epsilon(learner)
     fraction("discount", learner.discount)

@@ -3,7 +3,6 @@
 import math
 from typing import Any, Literal
 
-import gymnasium
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -11,16 +10,6 @@ from bellmark.algorithms.checks import at_least, fraction
 from bellmark.errors import BadInput
 
 Schedule = Literal["constant", "linear", "exponential"]
-
-
-def check_discrete(name: str, problem: Any) -> None:
-    """Refuse action spaces whose actions cannot be listed."""
-    space = problem.action_space
-    if not isinstance(space, gymnasium.spaces.Discrete):
-        described = " ".join(str(space).split())
-        raise BadInput(
-            f"{name} compares the values of all actions, so the action space must be Discrete; it is {described}"
-        )
 
 
 def value_range(learner: Any) -> tuple[float, float]:
