@@ -82,10 +82,13 @@ def unforeseen(error: Exception) -> str:
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in said or "Out of memory" in said:
         return f"out of memory: {said}; fewer environments, seeds or a smaller network need less"
     outside = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-    full = "No space left on device" in said
-    if full or (isinstance(error, OSError) and error.errno in outside):
-        what = "No space left on device" if full else error.strerror
-        where = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    number, what, name = None, None, None
+    if isinstance(error, OSError):
+        number, what, name = error.errno, error.strerror, error.filename
+    full = "No space left on device"
+    if full in said or number in outside:
+        what = full if full in said else what
+        where = f": {name}" if name else ""
         return f"{what}{where}; nothing more was written, and --directory names another place"
     return f"{type(error).__name__}: {said} (this should not happen; {TRACEBACK}=1 shows where it comes from)"
 

@@ -101,17 +101,17 @@ class Inputs(eqx.Module):
         *,
         activation: Activation = "tanh",
         last_scale: float = 1.0,
+        normalised: bool = False,
     ) -> MLP | Convolution:
         """A network for these features: convolutional for images, fully connected for the rest."""
+        how: Any = {"activation": activation, "last_scale": last_scale, "normalised": normalised}
         if self.image:
             shape = self.fixed.space.shape
             assert shape is not None
             height, width, channels = shape if len(shape) == 3 else (*shape, 1)
-            return Convolution.start(
-                (height, width, channels), hidden, outputs, key, activation=activation, last_scale=last_scale
-            )
+            return Convolution.start((height, width, channels), hidden, outputs, key, **how)
         size = spaces.flat_size(self.fixed.space)
-        return MLP.start(size, hidden, outputs, key, activation=activation, last_scale=last_scale)
+        return MLP.start(size, hidden, outputs, key, **how)
 
     def recurrent(
         self, hidden: tuple[int, ...], memory: int, key: Key, *, activation: Activation = "tanh"

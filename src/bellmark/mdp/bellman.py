@@ -12,8 +12,8 @@ Kernels are compiled at their first call and kept on disk. Arrays are a `FiniteM
 
 - `continuation`: float64 [nnz], probabilities with flagged terminations set to 0;
 - `branching`: K where every pair has K transitions, else 0 (then `offsets` is read, 8 bytes more per pair);
-- `actions`, `counts`: int32 [S, W] and [S]; the actions still considered in state s are `actions[s,
-  :counts[s]]`. A state without any is terminal and keeps the value 0.
+- `actions`, `counts`: int8 (int32 above 127 actions) [S, W] and [S]; the actions still considered in state s
+  are `actions[s, :counts[s]]`. A state without any is terminal and keeps the value 0.
 """
 
 import functools

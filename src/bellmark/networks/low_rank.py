@@ -10,6 +10,8 @@ which is what a KL penalty compares with.  What learns is (A, B) of every layer;
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -33,8 +35,12 @@ def with_adapters(transformer: Transformer, rank: int, alpha: float, key: Key) -
         dtype = projection.weight.dtype
         down = jax.random.normal(one, (depth, inputs, rank), dtype) / math.sqrt(inputs)
         adapter = LowRank(down, jnp.zeros((depth, rank, outputs), dtype), alpha / rank)
-        layers = eqx.tree_at(lambda x, n=name: getattr(x, n).adapter, layers, adapter, is_leaf=_nothing)
+        layers = eqx.tree_at(_adapter_of(name), layers, adapter, is_leaf=_nothing)
     return eqx.tree_at(lambda t: t.layers, transformer, layers)
+
+
+def _adapter_of(name: str) -> Callable[[Any], Any]:
+    return lambda layers: getattr(layers, name).adapter
 
 
 def _nothing(x) -> bool:

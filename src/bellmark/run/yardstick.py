@@ -106,9 +106,9 @@ class Yardstick:
         size = self.mdp.num_states
         if size <= SMALL:
             shares = np.ascontiguousarray(policy, np.float64).reshape(size, -1)
-            chain, values, live = np.empty((size, size)), np.empty(size), np.empty((2, size), np.bool_)
+            chain, values, room = np.empty((size, size)), np.empty(size), np.empty((2, size), np.bool_)
             given = self.start, shares, policy.ndim == 1, self.discount
-            found = small_values(*self._arrays, *given, chain, values, live)
+            found = small_values(*self._arrays, *given, chain, values, room)
             return values if found else None
         if size > DENSE and self.discount < 1.0:
             return evaluate_policy(self.mdp, policy, self.discount)

@@ -170,10 +170,11 @@ def test_mountain_car_is_climbed(seed):
 
 @pytest.mark.parametrize("kind", [LinearSarsa, LinearQLearning])
 def test_cart_pole_is_balanced(kind):
-    """Random actions keep it up for about 22 steps."""
+    """Random actions keep it up for about 22 steps; of seeds 100 to 111 one stays below 200, and the median is 480."""
     learner = kind(epsilon=0.1, epsilon_final=0.0, epsilon_schedule="linear")
-    returns, problem, state = played(learner, "CartPole-v1", 25_000, 0)
-    assert np.mean(returns[-10:]) > 200
+    plays = [played(learner, "CartPole-v1", 25_000, seed) for seed in range(5)]
+    assert np.median([np.mean(returns[-10:]) for returns, _, _ in plays]) > 400
+    _, problem, state = plays[0]
     policy = learner.policy(state)
     observations = np.stack([problem.observation_space.sample() for _ in range(50)])
     observations[:, [1, 3]] = np.random.default_rng(0).normal(size=(50, 2))

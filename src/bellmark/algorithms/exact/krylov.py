@@ -43,7 +43,7 @@ def krylov(problem: Problem, progress: Progress, tolerance: float, limit: int) -
         lost = sweep.residual > 0.9 * best or sweep.size > RUNAWAY * max(1.0, problem.first_sweep.size)
         best = sweep.residual
         if problem.weights is not None and lost:
-            progress.values = problem.first_values.copy()
+            progress.values = problem.first_values
             gauss_seidel(problem, progress, tolerance, limit)
             return
         if at_rounding_floor(problem, sweep, progress, tolerance):

@@ -71,6 +71,8 @@ def modified_policy_iteration(
     """
     values = pessimistic(problem)
     order = backward_order(problem)
+    progress.values = values
+    del problem.first_values
     position = inverse(order)
     policy = np.full(problem.num_states, -1, dtype=np.int32)
     out = np.empty_like(values)
@@ -78,7 +80,7 @@ def modified_policy_iteration(
     in_place = not endless and problem.weights is None
     if in_place:
         for backward in (False, True):
-            improve(problem, values, policy, 0.0, backward)
+            improve(problem, values, policy, 0.0, backward, out)
     else:
         # A policy that already leads somewhere saves many improvements.
         bellman.backup_in_place(
@@ -100,7 +102,8 @@ def modified_policy_iteration(
     system = None
     while len(progress.residuals) < limit:
         if in_place:
-            change = improve(problem, values, policy, RELUCTANCE * change, len(progress.residuals) % 2 == 0)
+            backward = len(progress.residuals) % 2 == 0
+            change = improve(problem, values, policy, RELUCTANCE * change, backward, out)
         due = len(progress.residuals) % LOOKING == LOOKING - 1
         if not in_place or change <= target or due or progress.record is not None:
             sweep, _ = problem.sweep(values, out, policy)
@@ -123,22 +126,27 @@ def modified_policy_iteration(
         if give_up is not None and give_up(progress.residuals):
             return
         system = policy_system(problem, policy, order, position, system)
-        x = values[order]
+        x = np.take(values, order, out=out, mode="clip")  # the default mode would make a copy first
         _evaluate(system, x, 0.1 * change, endless)
         if endless:
             # Gauss–Seidel tilts the constant error that extrapolation removes; a few Jacobi sweeps level it again.
             for _ in range(LEVELLING):
                 x = system.constants + x - system.multiply(x)
         values[order] = x
-        del x
 
 
 def improve(
-    problem: Problem, values: Float, policy: NDArray[np.int32], slack: float, backward: bool
+    problem: Problem, values: Float, policy: NDArray[np.int32], slack: float, backward: bool, room: Float
 ) -> float:
-    """v ← T v in place and the greedy policy, in the states' own order or against it; the largest |change|."""
+    """v ← T v in place and the greedy policy, in the states' own order or against it; the largest |change|.
+
+    `room` [S] is written over: it holds what the other slice had before.
+    """
     slices = slices_for(problem.num_states)
-    before = values.copy() if slices > 1 else values
+    before = values
+    if slices > 1:
+        before = room
+        np.copyto(before, values)
     return max(
         over_slices(
             lambda start, stop: bellman.improve_in_place(

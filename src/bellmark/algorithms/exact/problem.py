@@ -17,6 +17,7 @@ shrink, and the solver says so instead of sweeping for ever.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -76,9 +77,8 @@ class Problem:
     threads: int
     branching: int
     terminal: NDArray[np.bool_]
-    actions: NDArray[np.int32]
-    counts: NDArray[np.int32]
-    first_values: Float
+    actions: NDArray[np.int8] | NDArray[np.int32]
+    counts: NDArray[np.int8] | NDArray[np.int32]
     first_policy: NDArray[np.int32]
     first_sweep: Sweep
     low_mass: float
@@ -87,6 +87,14 @@ class Problem:
     largest_reward: float
     weights: "Weights | None" = field(default=None)
     proper_policy: NDArray[np.int32] | None = None
+
+    @cached_property
+    def first_values(self) -> Float:
+        """float64 [S]: the backup of v = 0, max_a r(s, a). Who needs room may delete it; it is made again when asked
+        for.
+        """
+        paid = np.where(self.available, self.rewards, -np.inf).max(axis=1)
+        return np.where(self.terminal, 0.0, paid)
 
     @property
     def num_states(self) -> int:
@@ -355,8 +363,10 @@ def problem_from_arrays(
 ) -> Problem:
     """The same from raw arrays, for models that a method has rewritten."""
     num_states, num_actions = rewards.shape
-    actions = np.empty((num_states, num_actions), dtype=np.int32)
-    counts = np.empty(num_states, dtype=np.int32)
+    # on a large model of few transitions these lists are a tenth of what a solver holds
+    narrow: Any = np.int8 if num_actions <= 127 else np.int32
+    actions = np.empty((num_states, num_actions), dtype=narrow)
+    counts = np.empty(num_states, dtype=narrow)
     values = np.empty(num_states)
     policy = np.empty(num_states, dtype=np.int32)
 
@@ -373,7 +383,7 @@ def problem_from_arrays(
     )
     low, high = min(p[0] for p in opened), max(p[1] for p in opened)
     size = max(p[2] for p in opened)
-    return Problem(
+    problem = Problem(
         successors=successors,
         continuation=continuation,
         offsets=offsets,
@@ -385,7 +395,6 @@ def problem_from_arrays(
         terminal=terminal,
         actions=actions,
         counts=counts,
-        first_values=values,
         first_policy=policy,
         first_sweep=Sweep(low, high, size) if low <= high else Sweep(0.0, 0.0, 0.0),
         low_mass=max(0.0, least) if low <= high else 0.0,
@@ -393,11 +402,13 @@ def problem_from_arrays(
         longest_row=longest,
         largest_reward=size,
     )
+    problem.first_values = values
+    return problem
 
 
 @dataclass
 class Progress:
-    """Where a method stands, so that an interrupted one can still be certified from `values`."""
+    """Where a method stands, so that an interrupted one can still be certified from `values`, which are only read."""
 
     values: Float
     residuals: list[float] = field(default_factory=list)

@@ -104,7 +104,7 @@ def solve(
         if discount == 1.0 and method == "soft_value_iteration":
             raise BadInput("soft_value_iteration needs a discount below 1, got 1.0")
         problem = open_problem(mdp, discount, threads)
-    progress = Progress(problem.first_values.copy(), method=method, record=Record() if record else None)
+    progress = Progress(problem.first_values, method=method, record=Record() if record else None)
     interrupted = False
     try:
         _search(problem, progress, method, variant, tolerance, max_iterations, temperature)
