@@ -59,7 +59,8 @@ def lives_of(ends):
     game.reset(seed=0)
     lives, rewards = [], set()
     while len(lives) < 6:
-        _, reward, terminated, truncated, _ = game.step(2)
+        # without the fire button the ball of the next life would never come; `reset` presses it, but not within a game
+        _, reward, terminated, truncated, _ = game.step(2 if ends else 1)
         rewards.add(reward)
         if terminated or truncated:
             lives.append(game._lives)

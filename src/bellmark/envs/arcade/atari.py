@@ -65,7 +65,10 @@ class AtariScreens(gymnasium.Env):
             reward_clipping=reward_clipping,
         )
         self.observation_space = gymnasium.spaces.Box(0, 255, (SIDE, SIDE), np.uint8)
-        self.action_space = gymnasium.spaces.Discrete(len(self._ale.ale.get_action_set()))
+        actions = [action.name for action in self._ale.ale.get_action_set()]
+        self.action_space = gymnasium.spaces.Discrete(len(actions))
+        # what a game does between two lives: some wait for the fire button, and would wait for ever
+        self._between = actions.index("FIRE") if use_fire_reset and "FIRE" in actions else 0
         self._life_ends = terminal_on_life_loss
         self._lives, self._going_on = 0, False
         self._frame = np.zeros((SIDE, SIDE), np.uint8)
@@ -73,8 +76,8 @@ class AtariScreens(gymnasium.Env):
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         gymnasium.Env.reset(self, seed=seed)
         if self._going_on and seed is None:
-            # a life was lost, and the game goes on with a step of doing nothing, unless that one ends it
-            frames, _, terminated, truncated, info = self._ale.step(np.zeros(1, np.int64))
+            # a life was lost, and the game goes on with one step, unless that one ends it
+            frames, _, terminated, truncated, info = self._ale.step(np.array([self._between], np.int64))
             if not (terminated[0] or truncated[0]):
                 return self._shown(frames, info), {}
         frames, info = self._ale.reset(seed=seed)
