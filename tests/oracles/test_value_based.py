@@ -104,9 +104,9 @@ ON_POLICY = {
 
 def test_q_learning_without_a_memory_comes_to_the_optimal_values():
     """λ = 0: with λ > 0 returns hold what exploring actions brought, and random ones bring less."""
-    one_step = PQN(**ON_POLICY, trace_decay=0.0, epochs=1, minibatches=4)
+    one_step = PQN(**ON_POLICY, trace_decay=0.0, epochs=4, minibatches=4)
     assert worst(learned_values(one_step)) < NEAR
-    assert worst(learned_values(PQN(**ON_POLICY, trace_decay=0.9, epochs=1, minibatches=4))) > NEAR
+    assert worst(learned_values(PQN(**ON_POLICY, trace_decay=0.9, epochs=4, minibatches=4))) > NEAR
 
 
 def exploring_values(epsilon):
@@ -122,7 +122,9 @@ def exploring_values(epsilon):
 
 @pytest.mark.parametrize("expected", [False, True], ids=["sarsa", "expected sarsa"])
 def test_sarsa_comes_to_the_values_of_the_policy_that_explores(expected):
-    sarsa = DeepSarsa(**ON_POLICY, epsilon=0.5, expected=expected, loss="squared", target_every=5)
+    # one update per rollout, 400 in all: larger ones
+    given = {**ON_POLICY, "learning_rate": 0.2, "epsilon": 0.5, "loss": "squared", "target_every": 5}
+    sarsa = DeepSarsa(**given, expected=expected)
     q = learned_values(sarsa)
     assert worst(q, exploring_values(0.5)) < NEAR
     assert worst(q) > 2 * NEAR, "and not to the optimal ones, from which those differ"

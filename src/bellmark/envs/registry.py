@@ -557,7 +557,8 @@ def _import_provider(name: str) -> None:
         return
     module, remedy = PROVIDERS[prefix]
     if importlib.util.find_spec(module) is None:
-        raise BadInput(f"environment {name!r} needs the package {module}: {remedy}")
+        here = did_you_mean(name, [known for known in OWN if known.startswith(f"{prefix}/")])
+        raise BadInput(f"environment {name!r} needs the package {module}: {remedy}{here}")
     gymnasium.register_envs(importlib.import_module(module))
 
 

@@ -49,5 +49,6 @@ def expected_value(
 ) -> Float[Array, "*N"]:
     """Σ_a π(a|s) Q(s, a) of the ε-greedy policy (Sutton & Barto, 2018, section 6.6)."""
     valid = jnp.ones_like(q) if mask is None else mask.astype(q.dtype)
-    mean = jnp.sum(q * valid, axis=-1) / jnp.sum(valid, axis=-1)
+    # where nothing is valid, at a terminal state, the mean is 0 and not 0/0: what multiplies it is 0, too
+    mean = jnp.sum(q * valid, axis=-1) / jnp.maximum(jnp.sum(valid, axis=-1), 1.0)
     return (1.0 - epsilon) * best_value(q, mask) + epsilon * mean

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from bellmark.algorithms.policy_gradient.ppo import PPO
+from bellmark.algorithms.policy_gradient.ppo import PPO, Samples
 from bellmark.envs.classic_control.cart_pole import CartPole
 from bellmark.envs.wrappers.time_limit import TimeLimit
 from bellmark.errors import BadInput
-from bellmark.experience.appraisal import Samples
 from bellmark.experience.minibatches import minibatch_indices
 from bellmark.experience.rollout import CompiledProblem
 from bellmark.types import Finished, Rollout, Transition

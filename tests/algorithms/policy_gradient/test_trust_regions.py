@@ -21,6 +21,7 @@ from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.errors import BadInput
 from bellmark.experience.host_rollout import HostProblem
 from bellmark.experience.rollout import CompiledProblem
+from bellmark.maths import fisher
 from small_environments import Countdown, Tracking
 
 KEY = jax.random.key(0)
@@ -203,7 +204,7 @@ def test_an_unsound_direction_is_refused_counted_and_changes_nothing(case, name,
 
 def test_a_run_goes_on_after_refused_steps(monkeypatch):
     """Fisher products that are NaN: every step is refused and told, the policy stays, the critic learns on."""
-    monkeypatch.setattr(trpo_file, "fisher_vector_product", lambda *_: lambda v: v * jnp.nan)
+    monkeypatch.setattr(fisher, "fisher_vector_product", lambda *_: lambda v: v * jnp.nan)
     algorithm = trpo()
     state, data = collected(algorithm, "discrete")
     after, metrics = jax.jit(algorithm.update)(state, data)

@@ -71,11 +71,11 @@ def test_below_reaches_every_number_equally():
     assert np.abs(counts - 10_000).max() < 5 * np.sqrt(10_000)
 
 
-def held(columns, thresholds, codes, begin, end):
+def held(columns, codes, begin, end):
     """What a row of columns holds: its share of the row, by (reward, code)."""
     shares = {}
     for place in range(begin, end):
-        threshold, rewards = float(thresholds[4 * place]) / 2.0**64, columns[4 * place + 1 : 4 * place + 3]
+        threshold, *rewards = columns[4 * place : 4 * place + 3]
         for share, reward, code in zip(
             (threshold, 1 - threshold), rewards, codes[8 * place + 6 : 8 * place + 8], strict=True
         ):
@@ -117,7 +117,7 @@ def test_columns_hold_the_exact_probabilities(seed, even, monkeypatch):
             )
             key = float(reward), int(code)
             expected[key] = expected.get(key, 0.0) + mdp.probabilities[place]
-        found = held(*tables[:3], tables.offsets[pair], tables.offsets[pair + 1])
+        found = held(tables.columns, tables.codes, tables.offsets[pair], tables.offsets[pair + 1])
         assert found == pytest.approx({k: v for k, v in expected.items() if v > 0}, abs=1e-12)
 
 
@@ -133,7 +133,7 @@ def test_transitions_and_starts_are_drawn_with_their_probabilities():
         minlength=mdp.num_states,
     )
     np.testing.assert_allclose(starts / 20_000, mdp.initial_distribution, atol=0.02)
-    drawn = [int(sampling.draw(*tables[:5], np.uint64(1), state)[1]) for _ in range(20_000)]
+    drawn = [int(sampling.draw(*tables[:4], np.uint64(1), state)[1]) for _ in range(20_000)]
     begin, end = mdp.offsets[1], mdp.offsets[2]
     for place in range(begin, end):
         successor = mdp.successors[place]
@@ -173,21 +173,6 @@ def test_actions_are_drawn_with_the_probabilities_that_the_gap_is_computed_from(
         np.testing.assert_allclose(np.bincount(drawn, minlength=4) / count, table[s], atol=0.02)
         expected = exploration.expected(given, Q, VISITS, available, 500, np.uint64(s))
         assert expected == pytest.approx(table[s] @ Q[s])
-
-
-@pytest.mark.parametrize("width", range(1, 11))
-def test_the_best_of_a_row_of_any_width(width):
-    """Against NumPy, with many ties; a row that is not a number names an action that exists all the same."""
-    rows = np.random.default_rng(width).integers(-3, 1, (60, width)).astype(float)
-    rows[0] = -np.inf
-    rows[1, 0] = np.inf
-    for s, row in enumerate(rows):
-        best, choice, ties = exploration.scan(rows, NOTHING, np.uint64(s))
-        assert best == exploration.highest(rows, NOTHING, np.uint64(s)) == row.max()
-        assert row[int(choice)] == best
-        assert ties == (row == best).sum()
-    nothing = np.full((1, width), np.nan)
-    assert 0 <= exploration.scan(nothing, NOTHING, np.uint64(0))[1] < width
 
 
 def test_ties_are_broken_at_random_and_masked_actions_never_taken():

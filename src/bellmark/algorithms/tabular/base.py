@@ -28,7 +28,6 @@ from .loop import ACTION, CLOCK, COUNT, LENGTH, RETURN, SQUARE, STATE, STEPS
 from .policy import TablePolicy, policy_template
 from .prediction import given_policy, running_sums
 from .problem import TableProblem
-from .sampling import aligned
 from .settings import Settings, settings_of
 from .step_sizes import StepSizeSchedule
 
@@ -175,8 +174,7 @@ class AbstractTableLearner(AbstractAlgorithm):
     def init(self, problem: TableProblem, key: Any) -> TableState:
         """The state of the seed `key`, a whole number, before its first step."""
         width = 1 if self.predicts else problem.num_actions
-        values = aligned((problem.num_states, width))
-        values[...] = float(self.initial_value)  # type: ignore[attr-defined]
+        values = np.full((problem.num_states, width), float(self.initial_value))  # type: ignore[attr-defined]
         values[problem.terminal] = 0.0
         return TableState(
             values=values,

@@ -23,17 +23,15 @@ from numpy.typing import NDArray
 from bellmark.algorithms.checks import fraction, positive
 from bellmark.errors import BadInput
 
-from .generator import uniform, wide_product, word
+from .generator import uniform
 from .kernels import called, inlined, kernel
-from .vectors import best_of_eight, best_of_four, best_of_two, count_of, first_of
 
 Exploration = Literal["epsilon_greedy", "softmax", "ucb"]
 EpsilonSchedule = Literal["constant", "linear", "exponential"]
 CODES = {"epsilon_greedy": 0, "softmax": 1, "ucb": 2}
 SCHEDULE_CODES = {"constant": 0, "linear": 1, "exponential": 2}
 
-_ZERO, _TWO = np.uint64(0), np.uint64(2)
-_SCALE = 2.0**62
+_ZERO, _ONE, _TWO, _THREE = np.uint64(0), np.uint64(1), np.uint64(2), np.uint64(3)
 
 
 def check(learner: Any) -> None:
@@ -53,19 +51,15 @@ def check(learner: Any) -> None:
         raise BadInput(f"confidence is {learner.confidence}; allowed: 0 or more, finite")
 
 
-@called
-def decayed(schedule: int, first: float, last: float, share: float) -> float:
-    """ε_t after `share` of the way from `first` to `last`."""
-    return first + (last - first) * share if schedule == 1 else first * (last / first) ** share
-
-
 @inlined
 def epsilon_at(settings: Any, clock: int) -> float:
     """ε_t at step t = `clock`."""
     if settings.epsilon_schedule == 0:
         return settings.epsilon
     share = min(clock / settings.decay_steps, 1.0)
-    return decayed(settings.epsilon_schedule, settings.epsilon, settings.epsilon_final, share)
+    if settings.epsilon_schedule == 1:
+        return settings.epsilon + (settings.epsilon_final - settings.epsilon) * share
+    return settings.epsilon * (settings.epsilon_final / settings.epsilon) ** share
 
 
 @called
@@ -84,24 +78,32 @@ def scan_any(values: Any, available: Any, s: int) -> Any:
 
 @inlined
 def scan(values: Any, available: Any, s: int) -> Any:
-    """max_a values(s, a), one action that reaches it, and how many do. `available` [0, 0] means all."""
-    width = values.shape[1]
-    if len(available) == 0 and width == 4:
-        best, reached = best_of_four(values, s)
-        return best, first_of(reached), count_of(reached)
-    if len(available) == 0 and (width == 2 or width == 3):
-        best, reached = best_of_two(values, s)
-        return best, first_of(reached), count_of(reached)
-    if len(available) == 0 and 4 < width <= 8:
-        best, reached = best_of_eight(values, s)
-        return best, first_of(reached), count_of(reached)
-    return scan_any(values, available, s)
+    """max_a values(s, a), the last action that reaches it, and how many do. `available` [0, 0] means all."""
+    best, choice, ties = -np.inf, _ZERO, np.int64(0)
+    if len(available) == 0 and values.shape[1] == 2:
+        v0, v1 = values[s, _ZERO], values[s, _ONE]
+        best, choice, ties = max(v0, v1), np.uint64(v1 >= v0), np.int64(1) + np.int64(v0 == v1)
+    elif len(available) == 0 and values.shape[1] == 4:
+        # four is what grids have: as a tree, no comparison waits for more than one other
+        v0, v1, v2, v3 = values[s, _ZERO], values[s, _ONE], values[s, _TWO], values[s, _THREE]
+        best = max(max(v0, v1), max(v2, v3))
+        first, second = np.int64(v0 == best), np.int64(v1 == best)
+        third, fourth = np.int64(v2 == best), np.int64(v3 == best)
+        ties = first + second + (third + fourth)
+        choice = np.uint64(second + 2 * third + 3 * fourth)
+    else:
+        best, choice, ties = scan_any(values, available, s)
+    return best, choice, ties
 
 
 @inlined
 def highest(values: Any, available: Any, s: int) -> Any:
     """max_a values(s, a)."""
-    best, _, _ = scan(values, available, s)
+    if len(available) == 0 and values.shape[1] == 2:
+        return max(values[s, _ZERO], values[s, _ONE])
+    if len(available) == 0 and values.shape[1] == 4:
+        return max(max(values[s, _ZERO], values[s, _ONE]), max(values[s, _TWO], values[s, _THREE]))
+    best, _, _ = scan_any(values, available, s)
     return best
 
 
@@ -253,14 +255,13 @@ def explore(
 ) -> Any:
     """`choose`, where `scan` has been done already."""
     if settings.exploration == 0:
-        share = np.uint64(np.int64(epsilon_at(settings, clock) * _SCALE))
-        action, rest = wide_product(word(generator), np.uint64(values.shape[1]))
+        u, epsilon = uniform(generator), epsilon_at(settings, clock)
         if ties > 1:
             choice = among(values, available, s, best, ties, generator)
-        if len(available) > 0 and rest >> _TWO < share:
-            action = any_action(available, values.shape[1], s, generator)
-        # no branch, which would be mispredicted whenever it explores
-        return action if rest >> _TWO < share else choice
+        if len(available) == 0:
+            # where u < ε, u / ε is a uniform number, too; no branch, which would be mispredicted whenever it explores
+            return np.uint64(np.int64(u / epsilon * values.shape[1])) if u < epsilon else choice
+        return any_action(available, values.shape[1], s, generator) if u < epsilon else choice
     return drawn(settings, values, visits, available, generator, clock, s)
 
 

@@ -7,10 +7,6 @@ that a checkpoint needs is the counter and its odd increment γ. Each seed has a
 counters meet still draw different numbers. The hash is half the work of SplitMix64's, which has two products and three
 shifts: that is a tenth of Q-learning's time.
 
-What is drawn from a word stays a whole number where it can: the high half of word · n is one of n numbers, and the low
-half, independent of it to n · 2⁻⁶⁴, serves as a second draw (D. Lemire, "Fast random integer generation in an
-interval", 2019). Going through floats would cost five instructions more for each.
-
 Y. Wang, D. Diego Barrio, "wyhash and wyrand", 2021 (final version 4; its γ is a constant); a counter with an increment
 for each stream: G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators", 2014.
 """
@@ -30,19 +26,19 @@ _11 = np.uint64(11)
 _ULP = 2.0**-53
 
 
-def _wide_product(typing_context: Any, first: Any, second: Any) -> Any:
-    """The high and the low half of the 128 bits of a product: one instruction of the processor."""
+def _folded_product(typing_context: Any, first: Any, second: Any) -> Any:
+    """The two halves of the 128 bits of a product, one upon the other: one instruction of the processor, and an xor."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word, wide = ir.IntType(64), ir.IntType(128)
         product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
         high = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), word)
-        return context.make_tuple(builder, signature.return_type, [high, builder.trunc(product, word)])
+        return builder.xor(high, builder.trunc(product, word))
 
-    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), generate
+    return types.uint64(types.uint64, types.uint64), generate
 
 
-wide_product: Any = intrinsic(_wide_product)
+folded_product: Any = intrinsic(_folded_product)
 
 
 def generator(seed: int) -> NDArray[np.uint64]:
@@ -56,21 +52,14 @@ def generator(seed: int) -> NDArray[np.uint64]:
 
 
 @inlined
-def word(state: Any) -> Any:
-    """The next 64 random bits."""
-    state[0] += state[1]
-    high, low = wide_product(state[0], state[0] ^ _MASK)
-    return high ^ low
-
-
-@inlined
 def uniform(state: Any) -> float:
     """The next number of [0, 1), a multiple of 2⁻⁵³."""
+    state[0] += state[1]
     # signed, because converting an unsigned word to a float takes two more instructions
-    return np.float64(np.int64(word(state) >> _11)) * _ULP
+    return np.float64(np.int64(folded_product(state[0], state[0] ^ _MASK) >> _11)) * _ULP
 
 
 @inlined
 def below(state: Any, count: int) -> Any:
-    """A number of 0, …, count − 1, each equally likely (to 2⁻⁶⁴)."""
-    return np.int64(wide_product(word(state), np.uint64(count))[0])
+    """A number of 0, …, count − 1, each equally likely (to 2⁻⁵³)."""
+    return np.int64(uniform(state) * count)

@@ -39,9 +39,9 @@ def _advance(
     memory: Any,
 ) -> Any:
     """One step: the next state and action, and the length and return of the episode so far."""
-    columns, thresholds, codes, offsets, branching, starts, start_codes = tables
+    columns, codes, offsets, branching, starts, start_codes = tables
     width = np.uint64((len(offsets) - 1) // max(values.shape[0], 1))
-    reward, code = draw(columns, thresholds, codes, offsets, branching, s * width + a, generator)
+    reward, code = draw(columns, codes, offsets, branching, s * width + a, generator)
     terminated = code < 0
     following = np.uint64(-1 - code if terminated else code)
     length += 1
@@ -86,7 +86,7 @@ def _enter(
     """The state and action to go on from: those in `place`, or the first ones."""
     if place[0] >= 0:
         return np.uint64(place[0]), np.uint64(place[1])
-    _, _, _, _, _, starts, start_codes = tables
+    _, _, _, _, starts, start_codes = tables
     s = draw_start(starts, start_codes, generator)
     return s, np.uint64(begin(settings, values, visits, available, generator, place[3], s, *memory))
 

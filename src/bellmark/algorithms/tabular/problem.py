@@ -44,8 +44,7 @@ class TableProblem:
     @staticmethod
     def sampled(mdp: FiniteMDP, budget: int = 1, time_limit: int | None = None) -> "TableProblem":
         space = gymnasium.spaces.Discrete(mdp.num_states)
-        # in a terminal state nothing is ever chosen
-        everything = bool(mdp.available[~mdp.terminal].all())
+        everything = bool(mdp.available.all())
         return TableProblem(
             num_states=mdp.num_states,
             num_actions=mdp.num_actions,

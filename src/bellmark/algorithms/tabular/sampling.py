@@ -2,8 +2,7 @@
 
 Row (s, a) with K successors is cut into K columns of equal weight; column j keeps its own successor with probability
 `threshold` and gives the rest to another one (A. J. Walker, 1977; the linear-time construction of M. D. Vose, 1991).
-Drawing is u·K = j + f, then the column's own successor if f < threshold, else the other; u, f and the threshold are
-words of 64 bits, so that j and f are the two halves of one product.
+Drawing is u·K = j + f, then the column's own successor if f < threshold, else the other.
 
 A column holds both successors with their rewards in 32 bytes, half of a cache line: what is drawn is there as soon as
 its column is. Rows are padded with columns that keep nothing to the longest row's length, unless that would take much
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from bellmark.mdp.model import FiniteMDP
 
-from .generator import wide_product, word
+from .generator import uniform
 from .kernels import inlined, kernel
 
 THRESHOLD, REWARD, OTHER_REWARD, CODES = range(4)
@@ -28,8 +27,6 @@ or −1 − s′ where the transition ends the episode."""
 
 _4, _8, _REWARD, _CODE = np.uint64(4), np.uint64(8), np.uint64(REWARD), np.uint64(2 * CODES)
 
-_FULL = np.uint64(2**64 - 1)
-
 MOST_PADDING, SMALL = 2, 4096
 """Rows are padded up to this many times the model's transitions, or wherever there are fewer columns than this."""
 
@@ -37,18 +34,16 @@ MOST_PADDING, SMALL = 2, 4096
 class Tables(NamedTuple):
     """What the sampling loop reads.
 
-    - `columns`: float64 [columns · 4], and `thresholds`, the same memory as uint64 [columns · 4], and `codes`, as int32
-      [columns · 8].
+    - `columns`: float64 [columns · 4], and `codes`, the same memory as int32 [columns · 8].
     - `offsets`: int64 [S·A + 1], where rows begin; `branching`: K where every row has K columns, else 0.
     - `starts`, `start_codes`: columns for the states in which episodes begin, without rewards.
     """
 
     columns: NDArray[np.float64]
-    thresholds: NDArray[np.uint64]
     codes: NDArray[np.int32]
     offsets: NDArray[np.int64]
     branching: int
-    starts: NDArray[np.uint64]
+    starts: NDArray[np.float64]
     start_codes: NDArray[np.int32]
 
 
@@ -75,8 +70,7 @@ def sampling_tables(mdp: FiniteMDP) -> Tables:
     start = mdp.initial_distribution[begun]
     columns = _columns(probabilities, offsets, rewards, codes)
     starts = _columns(start, np.array([0, len(begun)]), np.zeros(len(begun)), begun)
-    views = columns.view(np.uint64), columns.view(np.int32)
-    return Tables(columns, *views, offsets, branching, starts.view(np.uint64), starts.view(np.int32))
+    return Tables(columns, columns.view(np.int32), offsets, branching, starts, starts.view(np.int32))
 
 
 def _spread(values: NDArray[Any], place: NDArray[np.int64], size: int) -> NDArray[Any]:
@@ -93,21 +87,11 @@ def _columns(
 ) -> NDArray[np.float64]:
     threshold, alias = aliases(probabilities, offsets)
     other = alias + np.repeat(offsets[:-1], np.diff(offsets))
-    columns = aligned((len(codes), 4))
-    # 1 does not fit into a word: the column that keeps all is its own other one, whatever is drawn
-    kept = np.minimum(threshold, np.nextafter(1.0, 0.0)) * 2.0**64
-    columns.view(np.uint64)[:, THRESHOLD] = np.where(threshold < 1.0, kept.astype(np.uint64), _FULL)
+    columns = np.zeros((len(codes), 4))
+    columns[:, THRESHOLD] = threshold
     columns[:, REWARD], columns[:, OTHER_REWARD] = rewards, rewards[other]
     columns[:, CODES] = np.stack([codes, codes[other]], axis=1).astype(np.int32).view(np.float64)[:, 0]
     return columns.reshape(-1)
-
-
-def aligned(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Zeros that begin with a cache line, so that no column or row of four lies across two."""
-    size = int(np.prod(shape))
-    words = np.zeros(size + 8)
-    first = -words.ctypes.data % 64 // 8
-    return words[first : first + size].reshape(shape)
 
 
 def aliases(
@@ -162,21 +146,20 @@ def build_aliases(probabilities: Any, offsets: Any, threshold: Any, alias: Any, 
 
 
 @inlined
-def draw(
-    columns: Any, thresholds: Any, codes: Any, offsets: Any, branching: int, pair: int, state: Any
-) -> Any:
+def draw(columns: Any, codes: Any, offsets: Any, branching: int, pair: int, state: Any) -> Any:
     """(reward, code) of a transition of `pair` (unsigned), drawn with its probability."""
     if branching == 1:
         return columns[pair * _4 + _REWARD], codes[pair * _8 + _CODE]
     if branching > 0:
-        begin, count = pair * np.uint64(branching), np.uint64(branching)
+        begin, count = pair * np.uint64(branching), branching
     else:
         begin = np.uint64(offsets[pair])
-        count = np.uint64(offsets[pair + np.uint64(1)] - offsets[pair])
-    place, rest = wide_product(word(state), count)
-    column = begin + place
+        count = offsets[pair + np.uint64(1)] - offsets[pair]
+    x = uniform(state) * count
+    j = np.int64(x)
+    column = begin + np.uint64(j)
     # a place is computed in the stead of a branch, which would be mispredicted half of the time
-    other = np.uint64(rest >= thresholds[column * _4])
+    other = np.uint64(x - j >= columns[column * _4])
     return columns[column * _4 + _REWARD + other], codes[column * _8 + _CODE + other]
 
 
@@ -186,5 +169,7 @@ def draw_start(starts: Any, codes: Any, state: Any) -> Any:
     count = len(codes) // 8
     if count == 1:
         return np.uint64(codes[_CODE])
-    column, rest = wide_product(word(state), np.uint64(count))
-    return np.uint64(codes[column * _8 + _CODE + np.uint64(rest >= starts[column * _4])])
+    x = uniform(state) * count
+    j = np.int64(x)
+    column = np.uint64(j)
+    return np.uint64(codes[column * _8 + _CODE + np.uint64(x - j >= starts[column * _4])])
