@@ -394,17 +394,17 @@ OWN_LENGTH_THRESHOLD = 1_000_000
 """Transitions from which a kernel compiled for just this length of rows is worth a second of compiling, once."""
 
 
-@functools.cache
-def kernels_for(branching: int, transitions: int) -> tuple[Any, Any]:
-    """(`backup`, `backup_differences`) for the model at hand: a third faster where the rows' length is compiled in."""
-    if not 0 < branching <= 64 or transitions < OWN_LENGTH_THRESHOLD:
-        return backup, backup_differences
-    return _own_length(branching)
+def own_length(branching: int, transitions: int) -> int:
+    """The length of rows to compile kernels for, 0 for any: a third to three quarters of the time goes where it is
+    compiled in.
+    """
+    return branching if 0 < branching <= 64 and transitions >= OWN_LENGTH_THRESHOLD else 0
 
 
 @functools.cache
-def _own_length(branching: int) -> tuple[Any, Any]:
-    return _backup(branching), _backup_differences(branching)
+def backups_for(length: int) -> tuple[Any, Any]:
+    """(`backup`, `backup_differences`) for rows of `length` transitions (`own_length`)."""
+    return (_backup(length), _backup_differences(length)) if length else (backup, backup_differences)
 
 
 @kernel
@@ -457,65 +457,80 @@ def backup_in_place(
     return largest
 
 
-@kernel
-def improve_in_place(
-    successors: Array,
-    continuation: Array,
-    offsets: Array,
-    rewards: Array,
-    actions: Array,
-    counts: Array,
-    discount: float,
-    values: Array,
-    before: Array,
-    policy: Array,
-    slack: float,
-    backward: bool,
-    start: int,
-    stop: int,
-) -> float:
-    """The same on a slice, in the states' own order, reading `before` outside of it; returns the largest |change|.
+def _improve_in_place(fixed: int) -> Any:
+    """`improve_in_place` for rows of `fixed` transitions, or, with 0, for rows of any length."""
 
-    The action taken before stays where no other is better by more than `slack`, and but for rounding, as in
-    `backup`.
-    """
-    num_actions = rewards.shape[1]
-    largest = 0.0
-    for t in range(start, stop):
-        s = start + stop - 1 - t if backward else t
-        if counts[s] == 0:
-            continue
-        best = -np.inf
-        choice = -1
-        kept = policy[s]
-        worth = -np.inf
-        for k in range(counts[s]):
-            a = actions[s, k]
-            pair = s * num_actions + a
-            total = 0.0
-            stay = 0.0
-            for i in range(np.uint64(offsets[pair]), np.uint64(offsets[pair + 1])):
-                j = successors[i]
-                if j == s:
-                    stay += continuation[i]
+    @kernel
+    def improve_in_place(
+        successors: Array,
+        continuation: Array,
+        offsets: Array,
+        rewards: Array,
+        actions: Array,
+        counts: Array,
+        discount: float,
+        values: Array,
+        policy: Array,
+        slack: float,
+        backward: bool,
+        start: int,
+        stop: int,
+    ) -> float:
+        """`backup_in_place` on a slice, in the states' own order; returns the largest |change|.
+
+        The action taken before stays where no other is better by more than `slack`, and but for rounding, as in
+        `backup`.
+        """
+        num_actions = rewards.shape[1]
+        largest = 0.0
+        for t in range(start, stop):
+            s = start + stop - 1 - t if backward else t
+            if counts[s] == 0:
+                continue
+            best = -np.inf
+            choice = -1
+            kept = policy[s]
+            worth = -np.inf
+            for k in range(counts[s]):
+                a = actions[s, k]
+                pair = s * num_actions + a
+                if fixed > 0:
+                    begin = pair * fixed
+                    end = begin + fixed
                 else:
-                    total += continuation[i] * (
-                        values[np.uint32(j)] if start <= j < stop else before[np.uint32(j)]
-                    )
-            total = rewards[s, a] + discount * total
-            if stay > 0.0:
-                total /= 1.0 - discount * stay
-            if a == kept:
-                worth = total
-            if total > best:
-                best = total
-                choice = a
-        if worth >= best - slack - 1e-14 * abs(best):
-            choice = kept
-        largest = max(largest, abs(best - values[s]))
-        values[s] = best
-        policy[s] = choice
-    return largest
+                    begin = offsets[pair]
+                    end = offsets[pair + 1]
+                total = 0.0
+                stay = 0.0
+                for i in range(np.uint64(begin), np.uint64(end)):
+                    j = successors[i]
+                    if j == s:
+                        stay += continuation[i]
+                    else:
+                        total += continuation[i] * values[np.uint32(j)]
+                total = rewards[s, a] + discount * total
+                if stay > 0.0:
+                    total /= 1.0 - discount * stay
+                if a == kept:
+                    worth = total
+                if total > best:
+                    best = total
+                    choice = a
+            if worth >= best - slack - 1e-14 * abs(best):
+                choice = kept
+            change = abs(best - values[s])
+            largest = change if change > largest else largest
+            values[s] = best
+            policy[s] = choice
+        return largest
+
+    return improve_in_place
+
+
+@functools.cache
+def improve_in_place_for(length: int) -> Any:
+    """`improve_in_place` for rows of `length` transitions (`own_length`)."""
+    return _improve_in_place(length)
 
 
 @kernel

@@ -176,6 +176,7 @@ def test_average_of_a_periodic_chain():
     solution = bm.solve(mdp, method="average_reward", tolerance=1e-9, max_iterations=1000)
     assert solution.converged
     assert solution.gain == pytest.approx(0.5, abs=1e-9)
+    assert solution.action_values.max(axis=1) == pytest.approx(solution.values, abs=1e-8)
 
 
 def test_average_of_the_river():

@@ -26,10 +26,9 @@ from bellmark.mdp import bellman
 from .policy_system import (
     PolicySystem,
     backward_order,
+    in_halves,
     inverse,
-    over_slices,
     policy_system,
-    slices_for,
 )
 from .problem import Problem, Progress
 from .value_iteration import at_rounding_floor
@@ -140,16 +139,12 @@ def improve(
 ) -> float:
     """v ← T v in place and the greedy policy, in the states' own order or against it; the largest |change|.
 
-    `room` [S] is written over: it holds what the other slice had before.
+    `room` [S] is written over.
     """
-    slices = slices_for(problem.num_states)
-    before = values
-    if slices > 1:
-        before = room
-        np.copyto(before, values)
+    kernel = bellman.improve_in_place_for(problem.row_length)
     return max(
-        over_slices(
-            lambda start, stop: bellman.improve_in_place(
+        in_halves(
+            lambda half, start, stop: kernel(
                 problem.successors,
                 problem.continuation,
                 problem.offsets,
@@ -157,16 +152,15 @@ def improve(
                 problem.actions,
                 problem.counts,
                 problem.discount,
-                values,
-                before,
+                half,
                 policy,
                 slack,
                 backward,
                 start,
                 stop,
             ),
-            problem.num_states,
-            slices,
+            values,
+            room,
             problem.threads,
         )
     )

@@ -8,6 +8,7 @@ sees the newest values (Gauss–Seidel), across the boundary those of the sweep 
 fixed, so the number of cores never changes a bit of the answer.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,89 +24,112 @@ Float = NDArray[np.float64]
 Array = NDArray[Any]
 
 
-@bellman.kernel
-def extract(
-    successors: Array,
-    continuation: Array,
-    offsets: Array,
-    rewards: Array,
-    discount: float,
-    policy: Array,
-    order: Array,
-    position: Array,
-    written: Array,
-    starts: Array,
-    columns: Array,
-    coefficients: Array,
-    constants: Array,
-    start: int,
-    stop: int,
-) -> None:
-    """Write rows `start <= t < stop` of the system; a state without action has the equation x = 0.
+@functools.cache
+def extract_for(fixed: int) -> Any:
+    """`extract` for rows of `fixed` transitions, or, with 0, for rows of any length."""
 
-    `written[t]` is the action whose row stands there already (−2: none): improved policies differ in few
-    states.
-    """
-    num_actions = rewards.shape[1]
-    for t in range(start, stop):
-        s = order[t]
-        a = policy[s]
-        if a == written[t]:
-            continue
-        written[t] = a
-        begin = starts[t]
-        if a < 0:
-            constants[t] = 0.0
-            continue
-        pair = s * num_actions + a
-        stay = 0.0
-        length = offsets[pair + 1] - offsets[pair]
-        for i in range(length):
-            j = successors[offsets[pair] + i]
-            p = continuation[offsets[pair] + i]
-            if j == s:
-                stay += p
-                columns[begin + i] = t
-                coefficients[begin + i] = 0.0
+    @bellman.kernel
+    def extract(
+        successors: Array,
+        continuation: Array,
+        offsets: Array,
+        rewards: Array,
+        discount: float,
+        policy: Array,
+        order: Array,
+        position: Array,
+        written: Array,
+        starts: Array,
+        columns: Array,
+        coefficients: Array,
+        constants: Array,
+        start: int,
+        stop: int,
+    ) -> None:
+        """Write rows `start <= t < stop` of the system; a state without action has the equation x = 0.
+
+        `written[t]` is the action whose row stands there already (−2: none): improved policies differ in few
+        states.
+        """
+        num_actions = rewards.shape[1]
+        for t in range(np.uint64(start), np.uint64(stop)):
+            s = order[t]
+            a = policy[np.uint32(s)]
+            if a == written[t]:
+                continue
+            written[t] = a
+            if a < 0:
+                constants[t] = 0.0
+                continue
+            pair = s * num_actions + a
+            if fixed > 0:
+                source = np.uint64(pair) * np.uint64(fixed)
+                begin = t * np.uint64(fixed)
+                length = np.uint64(fixed)
             else:
-                columns[begin + i] = position[j]
-                coefficients[begin + i] = p
-        if discount * stay >= 1.0:
-            # Nothing to solve for: the policy stays for ever. Leave the loop in, as the sweep would.
-            for i in range(begin, begin + length):
-                if columns[i] == t:
-                    coefficients[i] = stay
-                    stay = 0.0
-        scale = 1.0 / (1.0 - discount * stay)
-        constants[t] = rewards[s, a] * scale
-        for i in range(begin, begin + length):
-            coefficients[i] *= discount * scale
+                source = np.uint64(offsets[pair])
+                begin = np.uint64(starts[t])
+                length = np.uint64(offsets[pair + 1]) - source
+            stay = 0.0
+            for i in range(length):
+                j = successors[source + i]
+                p = continuation[source + i]
+                columns[begin + i] = position[np.uint32(j)]
+                if j == s:
+                    stay += p
+                    p = 0.0
+                coefficients[begin + i] = discount * p
+            constants[t] = rewards[s, a]
+            if stay > 0.0:
+                if discount * stay >= 1.0:
+                    # Nothing to solve for: the policy stays for ever. Leave the loop in, as the sweep would.
+                    for i in range(begin, begin + length):
+                        if columns[i] == t:
+                            coefficients[i] = discount * stay
+                            stay = 0.0
+                scale = 1.0 / (1.0 - discount * stay)
+                constants[t] *= scale
+                for i in range(begin, begin + length):
+                    coefficients[i] *= scale
+
+    return extract
 
 
-@bellman.kernel
-def relax(
-    starts: Array,
-    columns: Array,
-    coefficients: Array,
-    constants: Array,
-    x: Array,
-    before: Array,
-    repeats: int,
-    start: int,
-    stop: int,
-) -> float:
-    """`repeats` sweeps over a slice, reading `before` outside of it; returns the last sweep's largest |change|."""
-    largest = 0.0
-    for _ in range(repeats):
+@functools.cache
+def relax_for(fixed: int) -> Any:
+    """`relax` for rows of `fixed` transitions, or, with 0, for rows of any length."""
+
+    @bellman.kernel
+    def relax(
+        starts: Array,
+        columns: Array,
+        coefficients: Array,
+        constants: Array,
+        x: Array,
+        repeats: int,
+        start: int,
+        stop: int,
+    ) -> float:
+        """`repeats` sweeps over a slice of x; returns the last sweep's largest |change|."""
         largest = 0.0
-        for t in range(start, stop):
-            total = constants[t]
-            for i in range(np.uint64(starts[t]), np.uint64(starts[t + 1])):
-                j = columns[i]
-                total += coefficients[i] * (x[np.uint32(j)] if start <= j < stop else before[np.uint32(j)])
-            largest = max(largest, abs(total - x[t]))
-            x[t] = total
-    return largest
+        for _ in range(repeats):
+            largest = 0.0
+            for t in range(np.uint64(start), np.uint64(stop)):
+                if fixed > 0:
+                    begin = t * np.uint64(fixed)
+                    end = begin + np.uint64(fixed)
+                else:
+                    begin = np.uint64(starts[t])
+                    end = np.uint64(starts[t + np.uint64(1)])
+                total = constants[t]
+                for i in range(begin, end):
+                    total += coefficients[i] * x[np.uint32(columns[i])]
+                change = abs(total - x[t])
+                largest = change if change > largest else largest
+                x[t] = total
+        return largest
+
+    return relax
 
 
 @bellman.kernel
@@ -145,27 +169,28 @@ class PolicySystem:
     columns: NDArray[np.int32]
     coefficients: Float
     constants: Float
-    before: Float
-    slices: int
+    spare: Float
+    row_length: int
     threads: int
 
     def relax(self, x: Float, repeats: int = 1) -> float:
         """Gauss–Seidel sweeps, in place; returns the largest |change| in the last of them."""
-        if self.slices > 1:
-            np.copyto(self.before, x)
+        relax = relax_for(self.row_length)
         return max(
-            self._over_slices(
-                lambda start, stop: relax(
+            in_halves(
+                lambda half, start, stop: relax(
                     self.starts,
                     self.columns,
                     self.coefficients,
                     self.constants,
-                    x,
-                    self.before,
+                    half,
                     repeats,
                     start,
                     stop,
-                )
+                ),
+                x,
+                self.spare,
+                self.threads,
             )
         )
 
@@ -186,7 +211,7 @@ class PolicySystem:
         return out
 
     def _over_slices(self, task: Callable[[int, int], Any]) -> list[Any]:
-        return over_slices(task, len(self.order), self.slices, self.threads)
+        return over_slices(task, len(self.order), self.threads)
 
 
 def slices_for(size: int) -> int:
@@ -194,12 +219,29 @@ def slices_for(size: int) -> int:
     return 2 if size >= 20_000 else 1
 
 
-def over_slices(task: Callable[[int, int], Any], size: int, slices: int, threads: int) -> list[Any]:
+def over_slices(task: Callable[[int, int], Any], size: int, threads: int) -> list[Any]:
     """`task(start, stop)` on each slice, on threads where there are enough; the same bits either way."""
+    slices = slices_for(size)
     if threads >= slices:
         return bellman.run(task, size, slices)
     edges = [size * i // slices for i in range(slices + 1)]
     return [task(edges[i], edges[i + 1]) for i in range(slices)]
+
+
+def in_halves(task: Callable[[Float, int, int], float], x: Float, spare: Float, threads: int) -> list[float]:
+    """`task(half, start, stop)` writes `half[start:stop]` in place, x once it has returned.
+
+    Small vectors are one slice. Of larger ones the second half is worked on in a copy, `spare` (float64 [S], written
+    over): so each sees its own newest values and the other's from before, on one core or two, and no row has to ask
+    on which side of the border a successor lies.
+    """
+    size = len(x)
+    if slices_for(size) > 1:
+        np.copyto(spare, x)
+    results = over_slices(lambda start, stop: task(spare if start else x, start, stop), size, threads)
+    if slices_for(size) > 1:
+        x[size // 2 :] = spare[size // 2 :]
+    return results
 
 
 def policy_system(
@@ -215,6 +257,7 @@ def policy_system(
     if room is None or not problem.branching:
         room = _room(problem, policy, order, position)
     system = room
+    extract = extract_for(problem.row_length)
     system._over_slices(
         lambda start, stop: extract(
             problem.successors,
@@ -250,7 +293,6 @@ def _room(
         pairs = np.arange(size) * problem.num_actions + np.maximum(policy, 0)
         lengths = np.where(policy >= 0, problem.offsets[pairs + 1] - problem.offsets[pairs], 0)[order]
         starts = _narrow(np.concatenate([[0], np.cumsum(lengths)]))
-    slices = slices_for(size)
     return PolicySystem(
         order,
         position,
@@ -259,8 +301,8 @@ def _room(
         np.zeros(int(starts[-1]), dtype=np.int32),
         np.zeros(int(starts[-1])),
         np.empty(size),
-        np.empty(size if slices > 1 else 0),
-        slices,
+        np.empty(size if slices_for(size) > 1 else 0),
+        problem.row_length,
         problem.threads,
     )
 

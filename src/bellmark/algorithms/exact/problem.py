@@ -101,6 +101,11 @@ class Problem:
         return self.rewards.shape[0]
 
     @property
+    def row_length(self) -> int:
+        """The length of rows that kernels are compiled for, 0 for any."""
+        return bellman.own_length(self.branching, len(self.successors))
+
+    @property
     def num_actions(self) -> int:
         return self.rewards.shape[1]
 
@@ -112,7 +117,7 @@ class Problem:
         """out = T values over the actions still considered; drops those worse than the best by more than
         `margin`.
         """
-        backup, _ = bellman.kernels_for(self.branching, len(self.successors))
+        backup, _ = bellman.backups_for(self.row_length)
         parts = bellman.run(
             lambda start, stop: backup(
                 self.successors,
@@ -291,7 +296,7 @@ class Differences:
     def sweep(self) -> tuple[float, float]:
         """One step; the smallest and the largest change."""
         problem = self.problem
-        _, backup = bellman.kernels_for(problem.branching, len(problem.successors))
+        _, backup = bellman.backups_for(problem.row_length)
         parts = bellman.run(
             lambda begin, stop: backup(
                 self.successors,

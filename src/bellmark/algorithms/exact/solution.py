@@ -68,7 +68,7 @@ class Solution:
     @cached_property
     def action_values(self) -> Float:
         """float64 [S, A]: one exact backup of `values`; −inf where an action is not available. Computed when
-        asked for.
+        asked for. For `average_reward` less the gain, so that the best of a state is its value.
         """
         return self.backup(self.values)
 

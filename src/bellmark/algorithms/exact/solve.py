@@ -163,11 +163,11 @@ def _solution(
     seconds: float,
 ) -> Solution:
     values, lower, upper, policy = certificate
-    probabilities, gain = None, None
+    probabilities, gain, average = None, None, 0.0
     if progress.method == "soft_value_iteration":
         probabilities = soft_policy(problem.action_values(values), temperature)
     if progress.method == "average_reward" and np.isfinite(upper[0] - lower[0]):
-        gain = float(0.5 * (lower[0] + upper[0]))
+        gain = average = float(0.5 * (lower[0] + upper[0]))
     return Solution(
         values=values,
         policy=np.maximum(policy, 0).astype(np.int64),
@@ -180,7 +180,7 @@ def _solution(
         discount=discount,
         tolerance=tolerance,
         converged=bool(np.max(upper - lower, initial=0.0) <= tolerance),
-        backup=problem.action_values,
+        backup=lambda relative: problem.action_values(relative) - average,
         reason=progress.reason,
         interrupted=interrupted,
         action_probabilities=probabilities,
