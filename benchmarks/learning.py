@@ -17,6 +17,7 @@ import json
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 """Slow ones: fewer seeds."""
 EPISODES = 100
 PARTS = (
+    "algorithms/continuous",
     "algorithms/policy_gradient",
+    "algorithms/replayed.py",
     "algorithms/value_based",
     "envs",
     "experience",
@@ -114,7 +117,7 @@ def file_name(case: str) -> str:
     return "learning-" + case.replace(":", "-")
 
 
-def commit() -> str:
+def commit(parts: Sequence[str] = PARTS) -> str:
     """The commit that was measured, and which files that such a run goes through had been changed since."""
 
     def git(*arguments: str) -> str:
@@ -122,7 +125,7 @@ def commit() -> str:
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout.strip()
 
-    changed = git("diff", "HEAD", "--name-only", "--", *(f"src/bellmark/{part}" for part in PARTS)).split()
+    changed = git("diff", "HEAD", "--name-only", "--", *(f"src/bellmark/{part}" for part in parts)).split()
     return git("rev-parse", "HEAD") + (
         f" with uncommitted changes in {', '.join(changed)}" if changed else ""
     )

@@ -43,6 +43,7 @@ _WHERE = {
     "C51": "bellmark.algorithms.value_based.c51",
     "QRDQN": "bellmark.algorithms.value_based.qr_dqn",
     "Rainbow": "bellmark.algorithms.value_based.rainbow",
+    "R2D2": "bellmark.algorithms.value_based.r2d2",
     "PQN": "bellmark.algorithms.value_based.pqn",
     "DeepSarsa": "bellmark.algorithms.value_based.deep_sarsa",
     "DDPG": "bellmark.algorithms.continuous.ddpg",

@@ -53,7 +53,7 @@ def learned_values(algorithm, problem=PROBLEM):
 
     state = train(algorithm.init(problem, jax.random.key(1)))
     policy = algorithm.policy(state)
-    return np.asarray(state.values(policy.network(jnp.eye(4))))
+    return np.asarray(policy.head.values(policy.network(jnp.eye(4))))
 
 
 def worst(q, exact=EXACT):

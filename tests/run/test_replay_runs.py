@@ -16,6 +16,7 @@ from bellmark.algorithms.continuous.td3 import TD3
 from bellmark.algorithms.value_based.deep_sarsa import DeepSarsa
 from bellmark.algorithms.value_based.dqn import DQN
 from bellmark.algorithms.value_based.pqn import PQN
+from bellmark.algorithms.value_based.r2d2 import R2D2
 from bellmark.algorithms.value_based.rainbow import Rainbow
 from bellmark.envs.registry import resolve
 from bellmark.errors import BadInput
@@ -51,6 +52,7 @@ class Turned(Saved):
 
 
 TINY = {"environments": 2, "rollout_length": 4, "hidden": (8,)}
+RECURRENT = {**SMALL, "memory": 4, "burn_in": 2, "sequence_length": 4}
 ACTOR_CRITIC = {name: value for name, value in SMALL.items() if name != "double"}
 CASES = {
     "dqn compiled": (DQN(**SMALL, prioritised=True), "CartPole-v1"),
@@ -63,6 +65,9 @@ CASES = {
     "ddpg gymnasium": (DDPG(**ACTOR_CRITIC), Turned),
     "discrete sac gymnasium": (DiscreteSAC(**ACTOR_CRITIC, automatic_temperature=True), Saved),
     "rainbow": (Rainbow(**{**SMALL, "atoms": 5}), "CartPole-v1"),
+    # the memory with which every rollout began is stored, and that of the episodes in flight is kept
+    "r2d2 compiled": (R2D2(**RECURRENT, prioritised=True), "PositionOnlyCartPole-v1"),
+    "r2d2 gymnasium": (R2D2(**RECURRENT), Saved),
     "pqn": (PQN(**TINY, minibatches=2, epochs=2), "CartPole-v1"),
     # the step that waits for its next action is kept
     "sarsa gymnasium": (DeepSarsa(**TINY), Saved),

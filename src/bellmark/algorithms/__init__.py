@@ -26,6 +26,7 @@ ALGORITHMS = {
     "c51": "bellmark.algorithms.value_based.c51:C51",
     "qr_dqn": "bellmark.algorithms.value_based.qr_dqn:QRDQN",
     "rainbow": "bellmark.algorithms.value_based.rainbow:Rainbow",
+    "r2d2": "bellmark.algorithms.value_based.r2d2:R2D2",
     "pqn": "bellmark.algorithms.value_based.pqn:PQN",
     "deep_sarsa": "bellmark.algorithms.value_based.deep_sarsa:DeepSarsa",
     "ddpg": "bellmark.algorithms.continuous.ddpg:DDPG",

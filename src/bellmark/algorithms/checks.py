@@ -66,6 +66,17 @@ def check_replay(learner: Any, problem: Any) -> None:
     """Refuse sizes with which no update could ever be made, or the wrong number of them."""
     check_steps(learner)
     at_least(1, batch_size=learner.batch_size, train_every=learner.train_every)
+    if getattr(learner, "replay_memory", "compiled") == "host":
+        if problem.compiled:
+            raise BadInput(
+                "replay_memory is host, and this environment is compiled: its steps never leave the program; allowed: "
+                "compiled, or the same environment as gymnasium:ID"
+            )
+        if getattr(learner, "prioritised", False):
+            raise BadInput(
+                "replay_memory is host, and prioritised is yes: priorities change with every update, and what comes "
+                "from host memory is gathered before; allowed: one or the other"
+            )
     rollout = learner.steps_per_iteration(problem)
     divides("train_every", learner.train_every, "environments × rollout_length", rollout)
     if learner.replay_capacity < rollout:

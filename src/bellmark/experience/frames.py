@@ -189,8 +189,12 @@ Memory = Replay | FrameReplay
 
 
 def keeps_frames(learner: Any, space: gymnasium.Space) -> bool:
-    """Whether a learner keeps what it observes as frames: if they are pictures, unless it is told otherwise."""
-    return getattr(learner, "image_replay", None) == "frames" and is_image(space)
+    """Whether a learner keeps what it observes as frames: if they are pictures, unless it is told otherwise.
+
+    Host memory has room for whole transitions.
+    """
+    outside = getattr(learner, "replay_memory", "compiled") == "host"
+    return getattr(learner, "image_replay", None) == "frames" and is_image(space) and not outside
 
 
 def spare_frames(learner: Any) -> float:

@@ -201,7 +201,7 @@ class RecurrentPolicy(eqx.Module):
     inputs: Inputs
     core: Recurrent
     actor: MLP
-    head: Head
+    head: Head | ValueHead
 
     def initial_memory(self, count: int) -> Float[Array, "count H"]:
         return jnp.zeros((count, self.core.size))

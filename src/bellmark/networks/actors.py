@@ -7,7 +7,7 @@
     NoisyHead                    tanh of the network's outputs, with Gaussian noise while exploring    TD3, DDPG
 
 Both can be told to act uniformly at random instead (`uniform`), with the same noise: before learning starts a network
-that has learned nothing explores worse than that.
+that has learned nothing explores worse than that.  Both can hold their noise for several steps.
 """
 
 import dataclasses
@@ -86,6 +86,7 @@ class SquashedHead(eqx.Module):
 
     uniform: Bool[Array, ""]
     bounds: Bounds = eqx.field(static=True)
+    hold: int = eqx.field(static=True, default=1)
 
     @property
     def outputs(self) -> int:
@@ -96,7 +97,7 @@ class SquashedHead(eqx.Module):
         return squashed(outputs)
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B D"]:
-        return jax.random.normal(key, (*shape, self.bounds.size))
+        return held_noise(key, (*shape, self.bounds.size), self.hold)
 
     def mode(self, outputs: Float[Array, "*B K"]) -> Array:
         return self.bounds.action(self.distribution(outputs).mode())
@@ -125,13 +126,14 @@ class NoisyHead(eqx.Module):
     deviation: Float[Array, ""]
     uniform: Bool[Array, ""]
     bounds: Bounds = eqx.field(static=True)
+    hold: int = eqx.field(static=True, default=1)
 
     @property
     def outputs(self) -> int:
         return self.bounds.size
 
     def noise(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*B D"]:
-        return jax.random.normal(key, (*shape, self.bounds.size))
+        return held_noise(key, (*shape, self.bounds.size), self.hold)
 
     def mode(self, outputs: Float[Array, "*B K"]) -> Array:
         return self.bounds.action(jnp.tanh(outputs))
@@ -154,6 +156,17 @@ class NoisyHead(eqx.Module):
 
 
 BoxHead = SquashedHead | NoisyHead
+
+
+def held_noise(key: Key, shape: tuple[int, ...], hold: int) -> Float[Array, "*B D"]:
+    """Standard normal numbers of `shape`, the same ones for `hold` rows at a time.
+
+    Each action is as it would be with numbers of its own; only that the next ones lean the same way is new, and that
+    carries where steps that cancel out do not.
+    """
+    rows = -(-shape[0] // hold)
+    drawn = jax.random.normal(key, (rows, *shape[1:]))
+    return drawn if hold == 1 else jnp.repeat(drawn, hold, axis=0)[: shape[0]]
 
 
 def uniform_from(noise: Any, error_function: Any) -> Any:

@@ -13,6 +13,7 @@ import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -22,17 +23,23 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from bellmark.algorithms.base import AbstractAlgorithm, AbstractLearner
+from bellmark.algorithms.replayed import sampling_bits
 from bellmark.experience.frames import FrameReplay
+from bellmark.experience.host_replay import Handed, HostReplay
 from bellmark.experience.host_rollout import HostProblem
 from bellmark.experience.prioritised import Priorities
-from bellmark.experience.replay import Replay
+from bellmark.experience.replay import Replay, whole_rollouts
 from bellmark.experience.rollout import CompiledProblem, count_broken
+from bellmark.experience.sequences import SequenceReplay
 from bellmark.run.machine import cores
 from bellmark.run.rows import BROKEN, PARAMETERS, average, merge, weigh
 from bellmark.types import Episodes, Metrics
 
 ROWS = 256
 """At most this many rows come back at once: the size of the compiled loop's buffer."""
+
+MEMORIES = (Replay, FrameReplay, SequenceReplay, HostReplay, Priorities)
+"""What is large and written in place."""
 
 Rows = dict[str, np.ndarray]
 """Metrics by name, float64 [rows, seeds]."""
@@ -73,32 +80,34 @@ class CompiledEngine:
         self._problem_arrays = arrays
         algorithm, row_every = self.algorithm, self.row_every
 
-        def step(problem, state):
+        def step(problem, state, sound):
             after, metrics = algorithm.step(problem, state)
-            return after, watched(state, after, metrics)
+            return after, watched(sound, after, metrics)
 
         def loop(arrays, state, iterations):
             problem = eqx.combine(arrays, static)
-            _, shapes = eqx.filter_eval_shape(step, problem, state)
+            sound = broken_numbers(state) == 0
+            _, shapes = eqx.filter_eval_shape(step, problem, state, sound)
             sums = jax.tree.map(lambda x: jnp.zeros((), jnp.float32), weigh(shapes_to_zeros(shapes)))
             row = average(sums)
             buffer = jax.tree.map(lambda x: jnp.zeros((ROWS, *x.shape), jnp.float32), row)
 
             def one(_, carry):
-                state, sums = carry
-                state, metrics = step(problem, state)
+                state, sums, sound = carry
+                state, metrics = step(problem, state, sound)
+                sound = metrics[PARAMETERS] == 0
                 metrics = jax.tree.map(lambda x: x.astype(jnp.float32), weigh(metrics))
-                return state, merge(sums, metrics)
+                return state, merge(sums, metrics), sound
 
             def one_row(index, carry):
-                state, buffer = carry
+                state, buffer, sound = carry
                 length = jnp.minimum(row_every, iterations - index * row_every)
-                state, added = jax.lax.fori_loop(0, length, one, (state, sums))
+                state, added, sound = jax.lax.fori_loop(0, length, one, (state, sums, sound))
                 row = average(added)
-                return state, jax.tree.map(lambda b, x: b.at[index].set(x), buffer, row)
+                return state, jax.tree.map(lambda b, x: b.at[index].set(x), buffer, row), sound
 
             rows = -(-iterations // row_every)
-            return jax.lax.fori_loop(0, rows, one_row, (state, buffer))
+            return jax.lax.fori_loop(0, rows, one_row, (state, buffer, sound))[:2]
 
         over_seeds = jax.vmap(loop, in_axes=(None, 0, None)) if self.vectorised else loop
         sample = stack(states) if self.vectorised else states[0]
@@ -149,12 +158,21 @@ class HostEngine:
         problems: Sequence[HostProblem],
         seeds: Sequence[int],
         row_every: int,
+        folder: Path | None = None,
     ):
+        """With a `folder`, replay memories that are kept on the host are mapped from files in it."""
         self.algorithm, self.problems, self.row_every = algorithm, list(problems), row_every
         self.seeds = list(seeds)
         self.seconds = {"collect": 0.0, "update": 0.0}
         self.interruptible = False
-        self._init = eqx.filter_jit(lambda problem, key: algorithm.init(problem, key))
+        self.folder = folder
+        begun: Any = algorithm
+        self.hosted = getattr(algorithm, "replay_memory", "compiled") == "host"
+        if self.hosted:
+            # one rollout shows how the memory is laid out
+            begun = dataclasses.replace(begun, replay_capacity=begun.steps_per_iteration(problems[0]))
+        self._init = eqx.filter_jit(lambda problem, key: begun.init(problem, key))
+        self._bits = jax.jit(sampling_bits, static_argnums=(0, 2))
         # the replay is given away, so that it is written in place and not copied at every update
         self._update = jax.jit(self._watched_update, donate_argnums=0)
         self._compiled = False
@@ -163,11 +181,19 @@ class HostEngine:
 
     def template(self) -> list[Any]:
         shape = eqx.filter_eval_shape(self._init, self._without_state(0), jax.random.key(0))
-        return self.captured([shape for _ in self.seeds])
+        return self.captured([self._housed(shape) for _ in self.seeds])
+
+    def _housed(self, state: Any) -> Any:
+        """The first state, with its replay memory where it is to lie."""
+        if not self.hosted:
+            return state
+        rollout = self.algorithm.steps_per_iteration(self.problems[0])
+        capacity = whole_rollouts(self.algorithm.replay_capacity, rollout)  # type: ignore[attr-defined]
+        return dataclasses.replace(state, replay=HostReplay.like(state.replay, capacity, self.folder))
 
     def start(self) -> list[Any]:
         def begin(index: int, seed: int) -> Any:
-            return self._init(self._without_state(index), jax.random.key(seed))
+            return self._housed(self._init(self._without_state(index), jax.random.key(seed)))
 
         return self.captured(
             [self._pool.submit(begin, i, seed).result() for i, seed in enumerate(self.seeds)]
@@ -226,19 +252,29 @@ class HostEngine:
     def _updated(self, state: Any, data: Any) -> tuple[Any, Metrics]:
         """The update, which the environments' own state goes around; its compilation leaves the main thread free."""
         numbers = _episodes(lambda e: dataclasses.replace(e, state=None), state)
+        replay = getattr(state, "replay", None)
+        if isinstance(replay, HostReplay):
+            rollout, _, begun = data
+            replay = replay.add(rollout, begun)
+            bits = np.asarray(self._bits(self.algorithm, state.key, rollout.transition.reward.size))
+            numbers = dataclasses.replace(numbers, replay=replay.handed(bits, self.algorithm.n_step))  # type: ignore[attr-defined]
         given = (*_split(numbers), data)
         if self._compiled:
             after, metrics = self._update(*given)
         else:
             after, metrics = self._pool.submit(self._update, *given).result()
             self._compiled = True
+        if isinstance(replay, HostReplay):
+            after = dataclasses.replace(after, replay=replay)
         kept = iter(_episode_states(state))
         return _episodes(lambda e: dataclasses.replace(e, state=next(kept)), after), metrics
 
     def _watched_update(self, memories: Any, rest: Any, data: Any) -> tuple[Any, Metrics]:
         state = eqx.combine(memories, rest)
         after, metrics = self.algorithm.update(state, data)
-        return after, watched(state, after, metrics)
+        # a row ends with the first update that breaks parameters, so this one began with sound ones;
+        # what was handed in for it does not come back
+        return _changed(Handed, lambda _: None, after), watched(True, after, metrics)
 
     def captured(self, states: list[Any]) -> list[Any]:
         return [_episodes(p.captured, s) for p, s in zip(self.problems, states, strict=True)]
@@ -248,7 +284,8 @@ class HostEngine:
 
     def rewound(self, states: list[Any]) -> list[Any]:
         """The states as they were when `advance` was last called, and the environments with them if they can be."""
-        return self.restored(self._before) if self.restorable else self._before
+        before = [_changed(HostReplay, HostReplay.undone, state) for state in self._before]
+        return self.restored(before) if self.restorable else before
 
     @property
     def restorable(self) -> bool:
@@ -275,13 +312,12 @@ def shapes_to_zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def watched(before: Any, after: Any, metrics: Metrics) -> Metrics:
-    """`metrics` with the number of parameters that an iteration broke.
+def watched(sound: Any, after: Any, metrics: Metrics) -> Metrics:
+    """`metrics` with how much of the state an iteration left broken; `sound`: it began with finite numbers.
 
     What an environment returns to a policy whose parameters were broken before is not the environment's fault, so its
     own count of NaN and infinite numbers is kept only for iterations that began with finite ones.
     """
-    sound = broken_numbers(before) == 0
     kept = {
         name: jnp.where(sound, value, 0) if name.startswith(BROKEN) else value
         for name, value in metrics.items()
@@ -294,6 +330,7 @@ def broken_numbers(state: Any) -> Int[Array, ""]:
 
     What goes into a replay was counted as it came; to count all of it at every step would cost more than the step.
     """
+    state = _changed(Handed, lambda handed: None, state)
     return count_broken(_replays(lambda replay: None, _episodes(lambda episodes: None, state)))
 
 
@@ -309,7 +346,7 @@ def _episodes(change: Callable[[Episodes], Any], state: Any) -> Any:
 
 def _replays(change: Callable[[Any], Any], state: Any) -> Any:
     """`state` with `change` applied to the replay memories and their priorities."""
-    return _changed((Replay, FrameReplay, Priorities), change, state)
+    return _changed(MEMORIES, change, state)
 
 
 def _changed(kind: Any, change: Callable[[Any], Any], state: Any) -> Any:
@@ -320,15 +357,18 @@ def _changed(kind: Any, change: Callable[[Any], Any], state: Any) -> Any:
 
 def _split(state: Any) -> tuple[Any, Any]:
     """The replay memories of `state`, and everything else; None stands in the place of what is in the other part."""
-    kinds = (Replay, FrameReplay, Priorities)
     part = jax.tree.map(
-        lambda x: jax.tree.map(lambda _: isinstance(x, kinds), x),
+        lambda x: jax.tree.map(lambda _: isinstance(x, MEMORIES), x),
         state,
-        is_leaf=lambda x: isinstance(x, kinds),
+        is_leaf=lambda x: isinstance(x, MEMORIES),
     )
     return eqx.partition(state, part)
 
 
 def _kept(state: Any) -> Any:
     """`state`, with replay memories of its own: those of the state that goes on will be written over."""
-    return _replays(lambda memory: jax.tree.map(jnp.copy, memory), state)
+
+    def kept(memory: Any) -> Any:
+        return memory.marked() if isinstance(memory, HostReplay) else jax.tree.map(jnp.copy, memory)
+
+    return _replays(kept, state)

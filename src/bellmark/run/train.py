@@ -12,6 +12,7 @@ would have been, on the same kind of machine with the same versions.
 import dataclasses
 import math
 import os
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from bellmark.experience.frames import memory_bytes as frame_bytes
 from bellmark.experience.host_rollout import HostProblem
 from bellmark.experience.replay import transition_bytes
 from bellmark.experience.rollout import CompiledProblem
+from bellmark.experience.sequences import step_bytes
 from bellmark.run import checkpoint
 from bellmark.run.compilation import keep_compiled_programs
 from bellmark.run.directory import MetricsWriter, RunDirectory, versions
@@ -139,7 +141,7 @@ def train(
     _check_hidden(algorithm)
     spaces.check_supported(environment.observation_space, f"{environment.id}: observation space")
     algorithm.check(probe)
-    note = replay_in_words(algorithm, probe, len(seeds))
+    note = replay_in_words(algorithm, probe, len(seeds), directory)
     if environment.kind == "user" and environment.compiled is not None:
         require_contract(environment.compiled, environment.id)
     per_iteration = algorithm.steps_per_iteration(probe)
@@ -320,7 +322,12 @@ def load_states(directory: str | os.PathLike[str], environment: Any = None) -> t
 
 
 def open_engine(
-    algorithm: Any, environment: Resolved, config: dict[str, Any], timeout: float, resumed_at: int = 0
+    algorithm: Any,
+    environment: Resolved,
+    config: dict[str, Any],
+    timeout: float,
+    resumed_at: int = 0,
+    folder: Any = None,
 ) -> Engine:
     """The engine for a problem: a compiled one where the environment is compiled."""
     seeds, row_every, per_iteration = config["seeds"], config["row_every"], config["steps_per_iteration"]
@@ -347,7 +354,8 @@ def open_engine(
         for environments in opened:
             environments.close()
         raise
-    return HostEngine(algorithm, problems, seeds, row_every)
+    mapped = replay_is_mapped(algorithm, problems[0], len(seeds))
+    return HostEngine(algorithm, problems, seeds, row_every, existing(folder) if mapped else None)
 
 
 @dataclasses.dataclass
@@ -382,14 +390,58 @@ SHARE_FOR_REPLAY = 0.8
 """Of the machine's memory: the rest is for the program, the networks, and the checkpoint that is being written."""
 
 
-def replay_in_words(algorithm: Any, problem: Any, seeds: int) -> str | None:
-    """What the replay memories of all seeds will take; None where there are none.
+def replay_in_words(algorithm: Any, problem: Any, seeds: int, directory: Any = None) -> str | None:
+    """What the replay memories of all seeds will take, and where they lie; None where there are none.
 
-    Raises: `BadInput` saying how large they may be, where that is more than the machine has.
+    Raises: `BadInput` saying how large they may be, where that is more than the machine has; where they are mapped
+    from files, more than the disk has.
     """
     capacity = getattr(algorithm, "replay_capacity", None)
     if capacity is None:
         return None
+    each = replay_bytes(algorithm, problem)
+    wanted, memory = capacity * each * seeds, memory_bytes()
+    size = bytes_in_words(wanted)
+    shared = "" if seeds == 1 else f" for {seeds} seeds"
+    what = f"replay of {capacity:,} transitions, {size}{shared}"
+    on_host = getattr(algorithm, "replay_memory", "compiled") == "host"
+    given = f"replay_capacity is {capacity:,} transitions of {bytes_in_words(each)}, {size}{shared}"
+    if memory is None or wanted <= SHARE_FOR_REPLAY * memory:
+        return f"{what}, in host memory" if on_host else what
+    if on_host:
+        folder = existing(directory)
+        room = shutil.disk_usage(folder).free
+        if wanted > room:
+            raise BadInput(
+                f"{given}; allowed: at most {room // each // seeds:,} with the {bytes_in_words(room)} that are free on "
+                f"the disk of {folder}"
+            )
+        return f"{what}, mapped from a file beside the run: more than the {bytes_in_words(memory)} of memory here"
+    most = int(SHARE_FOR_REPLAY * memory / each / seeds)
+    raise BadInput(f"{given}; allowed: at most {most:,} with the {bytes_in_words(memory)} of memory here")
+
+
+def replay_is_mapped(algorithm: Any, problem: Any, seeds: int) -> bool:
+    """Whether a replay memory on the host is larger than what memory has room for."""
+    if getattr(algorithm, "replay_memory", "compiled") != "host":
+        return False
+    wanted, memory = algorithm.replay_capacity * replay_bytes(algorithm, problem) * seeds, memory_bytes()
+    return memory is not None and wanted > SHARE_FOR_REPLAY * memory
+
+
+def existing(directory: Any) -> Path:
+    """The folder of a run that is to be made, or the nearest one above it that is there."""
+    folder = Path(directory or "runs").absolute()
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
+
+
+def replay_bytes(algorithm: Any, problem: Any) -> int:
+    """What one stored transition takes."""
+    capacity = algorithm.replay_capacity
+    if algorithm.name == "r2d2":
+        return step_bytes(
+            problem.observation_space, problem.action_space, algorithm.memory, algorithm.rollout_length
+        )
     if keeps_frames(algorithm, problem.observation_space):
         whole = frame_bytes(
             problem.observation_space,
@@ -400,19 +452,8 @@ def replay_in_words(algorithm: Any, problem: Any, seeds: int) -> str | None:
             problem.stacked_frames,
             spare_frames(algorithm),
         )
-        each = -(-whole // capacity)
-    else:
-        each = transition_bytes(problem.observation_space, problem.action_space)
-    wanted, memory = capacity * each * seeds, memory_bytes()
-    size = bytes_in_words(wanted)
-    shared = "" if seeds == 1 else f" for {seeds} seeds"
-    if memory is not None and wanted > SHARE_FOR_REPLAY * memory:
-        most = int(SHARE_FOR_REPLAY * memory / each / seeds)
-        raise BadInput(
-            f"replay_capacity is {capacity:,} transitions of {bytes_in_words(each)}, {size}{shared}; allowed: at most "
-            f"{most:,} with the {bytes_in_words(memory)} of memory here"
-        )
-    return f"replay of {capacity:,} transitions, {size}{shared}"
+        return -(-whole // capacity)
+    return transition_bytes(problem.observation_space, problem.action_space)
 
 
 class _Loop:
@@ -452,7 +493,9 @@ class _Loop:
             self.progress.phase("preparing the environments and the first state")
             began = time.perf_counter()
             resumed_at = 0 if fresh else checkpoint.steps(self.run.path)[-1]
-            engine = open_engine(self.algorithm, self.environment, self.config, self.timeout, resumed_at)
+            engine = open_engine(
+                self.algorithm, self.environment, self.config, self.timeout, resumed_at, self.run.path
+            )
             with MetricsWriter(self.run.metrics_path) as writer:
                 for note in getattr(engine, "notes", ()):
                     self.progress.message(note)

@@ -235,7 +235,9 @@ class _Reader:
             raise CorruptFile(f"{self.path} is damaged: {problem}") from None
         arrays: dict[str, Any] = {}
         for _, slot, leaf in sorted(spans, key=lambda span: span[0]):
-            buffer = np.empty(slot.shape, slot.dtype.newbyteorder("<"))
+            # what is mapped from a file may be larger than memory: it is filled where it lies
+            mapped = isinstance(leaf, np.memmap) and slot.dtype == slot.dtype.newbyteorder("<")
+            buffer = leaf if mapped else np.empty(slot.shape, slot.dtype.newbyteorder("<"))
             self.take(buffer.reshape(-1).view(np.uint8).data)
             arrays[slot.name] = _restored(buffer.astype(slot.dtype, copy=False), slot, leaf)
         self.verify(sha256)

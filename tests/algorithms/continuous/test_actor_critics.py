@@ -147,6 +147,21 @@ SMALL |= {"learning_start": 16, "replay_capacity": 64}
 PROBLEM = CompiledProblem(TimeLimit(Pendulum(), 7), 400, 7)
 
 
+@pytest.mark.parametrize(
+    "head",
+    [SquashedHead(jnp.array(False), BOUNDS, 4), NoisyHead(jnp.array(0.5), jnp.array(False), BOUNDS, 4)],
+)
+def test_held_noise_is_that_of_the_steps_before(head):
+    noise = np.asarray(head.noise(jax.random.key(0), (8, 2)))
+    assert noise.shape == (8, 2, 1)
+    assert (noise[:4] == noise[0]).all()
+    assert (noise[4:] == noise[4]).all()
+    assert len(np.unique(noise)) == 4
+    # held for one step it is what it always was
+    plain = SquashedHead(jnp.array(False), BOUNDS).noise(jax.random.key(0), (8, 2))
+    np.testing.assert_array_equal(plain, jax.random.normal(jax.random.key(0), (8, 2, 1)))
+
+
 def stepped(algorithm, count):
     one = jax.jit(lambda state: algorithm.step(PROBLEM, state))
     states, rows = [algorithm.init(PROBLEM, jax.random.key(0))], []
@@ -243,6 +258,7 @@ def problem_of(action_space=None, observation_space=None):
         ),
         (ddpg.DDPG(replay_capacity=500), problem_of(), "the replay holds 500: learning would never start"),
         (sac.SAC(train_every=3), problem_of(), "train_every is 3, which does not divide"),
+        (sac.SAC(noise_hold=3), problem_of(), "noise_hold is 3, which does not divide rollout_length = 4"),
         (td3.TD3(policy_delay=0), problem_of(), "policy_delay is 0; allowed: at least 1"),
         (td3.TD3(target_noise=-1.0), problem_of(), "target_noise is -1.0; allowed: at least 0"),
         (sac.SAC(temperature=0.0), problem_of(), "temperature is 0.0; allowed: more than 0"),

@@ -10,10 +10,10 @@ import pytest
 
 from bellmark.algorithms.value_based.c51 import C51
 from bellmark.algorithms.value_based.deep_sarsa import DeepSarsa, DeepSarsaState, Waiting, followed
+from bellmark.algorithms.value_based.from_memory import Learned
 from bellmark.algorithms.value_based.pqn import PQN, PQNState
 from bellmark.algorithms.value_based.qr_dqn import QRDQN
 from bellmark.algorithms.value_based.rainbow import Rainbow
-from bellmark.algorithms.value_based.replayed import Learned
 from bellmark.errors import BadInput
 from bellmark.experience.policy import HostPolicy, Inputs, StochasticPolicy
 from bellmark.experience.replay import Batch

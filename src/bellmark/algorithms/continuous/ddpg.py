@@ -15,21 +15,22 @@ The noise is Gaussian and independent from step to step, not an Ornstein–Uhlen
 difference that later work could find (Fujimoto et al., 2018, section 6).
 """
 
-import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from bellmark.algorithms import replayed
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least
-from bellmark.algorithms.continuous import replayed
-from bellmark.algorithms.continuous.replayed import ADAM, ActorCriticState, Data, descend
+from bellmark.algorithms.continuous import actor_critics
+from bellmark.algorithms.continuous.actor_critics import ADAM, critic_step, descend
+from bellmark.algorithms.replayed import Data, ReplayState
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Batch, Replay
-from bellmark.maths import losses, means
+from bellmark.experience.replay import Batch
+from bellmark.maths import means
 from bellmark.networks.actors import Bounds, Critic, NoisyHead
 from bellmark.networks.mlp import MLP, Activation
 from bellmark.networks.targets import towards
@@ -61,27 +62,30 @@ class DDPG(AbstractLearner):
     gradient_steps: int = 1
     batch_size: int = 256
     replay_capacity: int = 300_000
+    replay_memory: Literal["compiled", "host"] = "compiled"
     learning_start: int = 1_000
     n_step: int = 1
     target_rate: float = 0.005
     exploration_noise: float = 0.1
+    noise_hold: int = 1
     normalise_observations: bool = False
     hidden: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
         Bounds.of(problem.action_space, self.name)
-        replayed.check(self, problem)
+        actor_critics.check(self, problem)
+        actor_critics.check_hold(self)
         at_least(0, exploration_noise=self.exploration_noise)
 
     def steps_per_iteration(self, problem) -> int:
         return self.environments * self.rollout_length
 
-    def init(self, problem, key: Key) -> ActorCriticState:
+    def init(self, problem, key: Key) -> ReplayState:
         key, actor_key, critic_key, episodes_key = jax.random.split(key, 4)
         inputs = Inputs.start(problem.observation_space, self.normalise_observations)
         bounds = Bounds.of(problem.action_space, self.name)
-        size = replayed.feature_size(inputs)
+        size = actor_critics.feature_size(inputs)
         actor = MLP.start(
             size, self.hidden, bounds.size, actor_key, activation=self.activation, last_scale=0.01
         )
@@ -93,42 +97,36 @@ class DDPG(AbstractLearner):
             target_critic=critic,
             optimisers=(ADAM.init(actor), ADAM.init(critic)),
         )
-        return replayed.start(self, problem, inputs, bounds, learned, (key, episodes_key))
+        return actor_critics.start(self, problem, inputs, bounds, learned, (key, episodes_key))
 
-    def policy(self, state: ActorCriticState) -> StochasticPolicy:
+    def policy(self, state: ReplayState) -> StochasticPolicy:
         deviation = jnp.array(self.exploration_noise, jnp.float32)
-        head = NoisyHead(deviation, state.replay.size < self.learning_start, state.bounds)
+        head = NoisyHead(deviation, state.replay.size < self.learning_start, state.outputs, self.noise_hold)
         return StochasticPolicy(state.inputs, state.learned.actor, head)
 
-    def collect(self, problem, state: ActorCriticState) -> tuple[ActorCriticState, Data]:
+    def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
         return replayed.collect(self, problem, state, self.policy(state))
 
-    def update(self, state: ActorCriticState, data: Data) -> tuple[ActorCriticState, Metrics]:
-        learn = functools.partial(self.learn, bounds=state.bounds)
-        return replayed.update(self, state, data, learn, ())
+    def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
+        return replayed.update(self, state, data, self.learn, self.measured, ())
 
     def learn(
         self,
         learned: Learned,
-        inputs: Inputs,
-        replay: Replay,
+        state: ReplayState,
         bits: UInt32[Array, " N"],
         noise: Float[Array, "N D"],
         learning_rate: Any,
-        bounds: Bounds,
     ) -> tuple[Learned, Metrics]:
         """One update of the critic, the actor and their targets; `noise` is not used."""
-        batch = replay.take(replay.draw(bits), self.discount, self.n_step)
-        features, unit = inputs(batch.observation), bounds.unit(batch.action)
-        target = self.targets(learned, inputs, batch)
+        batch = state.replay.take(state.replay.draw(bits), self.discount, self.n_step)
+        features, unit = state.inputs(batch.observation), state.outputs.unit(batch.action)
+        target = self.targets(learned, state.inputs, batch)
         for_actor, for_critic = learned.optimisers
 
-        def critic_loss(critic):
-            q = critic.value(features, unit)
-            return means.mean(losses.squared_error(q, target)), q
-
-        (value, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(learned.critic)
-        critic, for_critic = descend(learned.critic, gradient, for_critic, learning_rate)
+        critic, for_critic, value, q = critic_step(
+            learned.critic, for_critic, lambda c: c.value(features, unit)[None], target, learning_rate
+        )
 
         def actor_loss(actor):
             return -means.mean(critic.value(features, jnp.tanh(actor(features))))

@@ -18,23 +18,25 @@ With α held fixed, what it comes to is the soft optimum π(a|s) ∝ exp(Q(s, a)
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from bellmark.algorithms import replayed
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, check_discrete, positive
-from bellmark.algorithms.continuous import replayed
-from bellmark.algorithms.continuous.replayed import ADAM, ActorCriticState, Data, descend
+from bellmark.algorithms.continuous import actor_critics
+from bellmark.algorithms.continuous.actor_critics import ADAM, critic_step, descend, temperature_step
+from bellmark.algorithms.replayed import Data, ReplayState
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Batch, Replay
-from bellmark.maths import losses, means
+from bellmark.experience.replay import Batch
+from bellmark.maths import means
 from bellmark.maths.action_values import value_of
 from bellmark.maths.distributions import Categorical, mask_logits
-from bellmark.maths.soft import expected_soft_value, temperature_loss
+from bellmark.maths.soft import expected_soft_value
 from bellmark.networks.heads import CategoricalHead
 from bellmark.networks.mlp import MLP, Activation
 from bellmark.networks.targets import towards
@@ -73,6 +75,7 @@ class DiscreteSAC(AbstractLearner):
     gradient_steps: int = 1
     batch_size: int = 64
     replay_capacity: int = 100_000
+    replay_memory: Literal["compiled", "host"] = "compiled"
     learning_start: int = 1_000
     n_step: int = 1
     critics: int = 2
@@ -86,17 +89,17 @@ class DiscreteSAC(AbstractLearner):
 
     def check(self, problem) -> None:
         check_discrete(self.name, problem)
-        replayed.check(self, problem)
+        actor_critics.check(self, problem)
         positive(temperature=self.temperature)
         at_least(1, critics=self.critics)
 
     def steps_per_iteration(self, problem) -> int:
         return self.environments * self.rollout_length
 
-    def init(self, problem, key: Key) -> ActorCriticState:
+    def init(self, problem, key: Key) -> ReplayState:
         key, actor_key, critic_key, episodes_key = jax.random.split(key, 4)
         inputs = Inputs.start(problem.observation_space, self.normalise_observations)
-        size, actions = replayed.feature_size(inputs), int(problem.action_space.n)
+        size, actions = actor_critics.feature_size(inputs), int(problem.action_space.n)
         start = functools.partial(MLP.start, size, self.hidden, actions, activation=self.activation)
         actor = start(actor_key, last_scale=0.01)
         critics = tuple(start(k) for k in jax.random.split(critic_key, self.critics))
@@ -108,40 +111,39 @@ class DiscreteSAC(AbstractLearner):
             log_temperature=log_temperature,
             optimisers=tuple(ADAM.init(part) for part in (actor, critics, log_temperature)),
         )
-        return replayed.start(self, problem, inputs, None, learned, (key, episodes_key))
+        return actor_critics.start(self, problem, inputs, None, learned, (key, episodes_key))
 
-    def policy(self, state: ActorCriticState) -> StochasticPolicy:
+    def policy(self, state: ReplayState) -> StochasticPolicy:
         actions = state.learned.actor.sizes[-1][1]
         return StochasticPolicy(state.inputs, state.learned.actor, CategoricalHead(actions))
 
-    def collect(self, problem, state: ActorCriticState) -> tuple[ActorCriticState, Data]:
+    def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
         return replayed.collect(self, problem, state, self.policy(state))
 
-    def update(self, state: ActorCriticState, data: Data) -> tuple[ActorCriticState, Metrics]:
-        return replayed.update(self, state, data, self.learn, ())
+    def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
+        return replayed.update(self, state, data, self.learn, self.measured, ())
 
     def learn(
         self,
         learned: Learned,
-        inputs: Inputs,
-        replay: Replay,
+        state: ReplayState,
         bits: UInt32[Array, " N"],
         noise: Float[Array, "N 0"],
         learning_rate: Any,
     ) -> tuple[Learned, Metrics]:
         """One update of everything: critics, actor, temperature, targets; nothing is sampled but the batch."""
-        batch = replay.take(replay.draw(bits), self.discount, self.n_step)
-        features = inputs(batch.observation)
-        target = self.targets(learned, inputs, batch)
+        batch = state.replay.take(state.replay.draw(bits), self.discount, self.n_step)
+        features = state.inputs(batch.observation)
+        target = self.targets(learned, state.inputs, batch)
         temperature = jnp.exp(learned.log_temperature)
         for_actor, for_critics, for_temperature = learned.optimisers
 
-        def critic_loss(critics):
-            q = [value_of(critic(features), batch.action) for critic in critics]
-            return sum(means.mean(losses.squared_error(each, target)) for each in q), q[0]
+        def values(critics):
+            return jnp.stack([value_of(critic(features), batch.action) for critic in critics])
 
-        (value, prediction), gradient = jax.value_and_grad(critic_loss, has_aux=True)(learned.critics)
-        critics, for_critics = descend(learned.critics, gradient, for_critics, learning_rate)
+        critics, for_critics, value, prediction = critic_step(
+            learned.critics, for_critics, values, target, learning_rate
+        )
         q = jnp.stack([critic(features) for critic in critics])
 
         def actor_loss(actor):
@@ -157,9 +159,8 @@ class DiscreteSAC(AbstractLearner):
             # 0.98 of the largest entropy is the paper's; it leaves hardly any policy but the random one
             most = math.log(q.shape[-1])
             wanted = 0.5 * most if self.target_entropy is None else self.target_entropy
-            gradient = jax.grad(lambda x: means.mean(temperature_loss(x, entropy, wanted)))(log_temperature)
-            log_temperature, for_temperature = descend(
-                log_temperature, gradient, for_temperature, learning_rate
+            log_temperature, for_temperature = temperature_step(
+                log_temperature, for_temperature, entropy, wanted, learning_rate
             )
         return Learned(
             actor=actor,
@@ -170,7 +171,7 @@ class DiscreteSAC(AbstractLearner):
         ), {
             "loss/critic": value,
             "loss/policy": policy_loss,
-            "value/prediction": means.mean(prediction),
+            "value/prediction": means.mean(prediction[0]),
             "value/target": means.mean(target),
             "policy/entropy": means.mean(entropy),
             "policy/temperature": temperature,

@@ -15,22 +15,23 @@ temperature, two critics, no separate V).
             Q̂ ← Q̂ + τ (Q − Q̂)
 """
 
-import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from bellmark.algorithms import replayed
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least, positive
-from bellmark.algorithms.continuous import replayed
-from bellmark.algorithms.continuous.replayed import ADAM, ActorCriticState, Data, descend
+from bellmark.algorithms.continuous import actor_critics
+from bellmark.algorithms.continuous.actor_critics import ADAM, critic_step, descend, temperature_step
+from bellmark.algorithms.replayed import Data, ReplayState
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Batch, Replay
-from bellmark.maths import losses, means
-from bellmark.maths.soft import soft_value, temperature_loss
+from bellmark.experience.replay import Batch
+from bellmark.maths import means
+from bellmark.maths.soft import soft_value
 from bellmark.networks.actors import Bounds, Critics, SquashedHead, squashed
 from bellmark.networks.mlp import MLP, Activation
 from bellmark.networks.targets import towards
@@ -69,6 +70,7 @@ class SAC(AbstractLearner):
     gradient_steps: int = 1
     batch_size: int = 256
     replay_capacity: int = 300_000
+    replay_memory: Literal["compiled", "host"] = "compiled"
     learning_start: int = 1_000
     n_step: int = 1
     critics: int = 2
@@ -76,24 +78,26 @@ class SAC(AbstractLearner):
     temperature: float = 1.0
     automatic_temperature: bool = True
     target_entropy: float | None = None
+    noise_hold: int = 1
     normalise_observations: bool = False
     hidden: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
         Bounds.of(problem.action_space, self.name)
-        replayed.check(self, problem)
+        actor_critics.check(self, problem)
+        actor_critics.check_hold(self)
         positive(temperature=self.temperature)
         at_least(1, critics=self.critics)
 
     def steps_per_iteration(self, problem) -> int:
         return self.environments * self.rollout_length
 
-    def init(self, problem, key: Key) -> ActorCriticState:
+    def init(self, problem, key: Key) -> ReplayState:
         key, actor_key, critic_key, episodes_key = jax.random.split(key, 4)
         inputs = Inputs.start(problem.observation_space, self.normalise_observations)
         bounds = Bounds.of(problem.action_space, self.name)
-        size, outputs = replayed.feature_size(inputs), 2 * bounds.size
+        size, outputs = actor_critics.feature_size(inputs), 2 * bounds.size
         actor = MLP.start(size, self.hidden, outputs, actor_key, activation=self.activation, last_scale=0.01)
         critics = Critics.start(self.critics, size + bounds.size, self.hidden, critic_key, self.activation)
         log_temperature = jnp.log(jnp.array(self.temperature, jnp.float32))
@@ -104,42 +108,36 @@ class SAC(AbstractLearner):
             log_temperature=log_temperature,
             optimisers=tuple(ADAM.init(part) for part in (actor, critics, log_temperature)),
         )
-        return replayed.start(self, problem, inputs, bounds, learned, (key, episodes_key))
+        return actor_critics.start(self, problem, inputs, bounds, learned, (key, episodes_key))
 
-    def policy(self, state: ActorCriticState) -> StochasticPolicy:
-        head = SquashedHead(state.replay.size < self.learning_start, state.bounds)
+    def policy(self, state: ReplayState) -> StochasticPolicy:
+        head = SquashedHead(state.replay.size < self.learning_start, state.outputs, self.noise_hold)
         return StochasticPolicy(state.inputs, state.learned.actor, head)
 
-    def collect(self, problem, state: ActorCriticState) -> tuple[ActorCriticState, Data]:
+    def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
         return replayed.collect(self, problem, state, self.policy(state))
 
-    def update(self, state: ActorCriticState, data: Data) -> tuple[ActorCriticState, Metrics]:
-        learn = functools.partial(self.learn, bounds=state.bounds)
-        return replayed.update(self, state, data, learn, (2,))
+    def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
+        return replayed.update(self, state, data, self.learn, self.measured, (2,))
 
     def learn(
         self,
         learned: Learned,
-        inputs: Inputs,
-        replay: Replay,
+        state: ReplayState,
         bits: UInt32[Array, " N"],
         noise: Float[Array, "2 N D"],
         learning_rate: Any,
-        bounds: Bounds,
     ) -> tuple[Learned, Metrics]:
         """One update of everything: critics, actor, temperature, targets."""
-        batch = replay.take(replay.draw(bits), self.discount, self.n_step)
-        features, unit = inputs(batch.observation), bounds.unit(batch.action)
-        target = self.targets(learned, inputs, batch, noise[0])
+        batch = state.replay.take(state.replay.draw(bits), self.discount, self.n_step)
+        features, unit = state.inputs(batch.observation), state.outputs.unit(batch.action)
+        target = self.targets(learned, state.inputs, batch, noise[0])
         temperature = jnp.exp(learned.log_temperature)
         for_actor, for_critics, for_temperature = learned.optimisers
 
-        def critic_loss(critics):
-            q = critics(features, unit)
-            return means.mean(jnp.sum(losses.squared_error(q, jnp.broadcast_to(target, q.shape)), axis=0)), q
-
-        (value, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(learned.critics)
-        critics, for_critics = descend(learned.critics, gradient, for_critics, learning_rate)
+        critics, for_critics, value, q = critic_step(
+            learned.critics, for_critics, lambda c: c(features, unit), target, learning_rate
+        )
 
         def actor_loss(actor):
             distribution = squashed(actor(features))
@@ -151,10 +149,9 @@ class SAC(AbstractLearner):
 
         log_temperature = learned.log_temperature
         if self.automatic_temperature:
-            wanted = -float(bounds.size) if self.target_entropy is None else self.target_entropy
-            gradient = jax.grad(lambda x: means.mean(temperature_loss(x, -log_prob, wanted)))(log_temperature)
-            log_temperature, for_temperature = descend(
-                log_temperature, gradient, for_temperature, learning_rate
+            wanted = -float(state.outputs.size) if self.target_entropy is None else self.target_entropy
+            log_temperature, for_temperature = temperature_step(
+                log_temperature, for_temperature, -log_prob, wanted, learning_rate
             )
         return Learned(
             actor=actor,

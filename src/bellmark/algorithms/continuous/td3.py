@@ -13,21 +13,22 @@ S. Fujimoto, H. van Hoof, D. Meger, "Addressing function approximation error in 
                               μ̂ ← μ̂ + τ (μ − μ̂),  Q̂ ← Q̂ + τ (Q − Q̂)
 """
 
-import functools
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from bellmark.algorithms import replayed
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least
-from bellmark.algorithms.continuous import replayed
-from bellmark.algorithms.continuous.replayed import ADAM, ActorCriticState, Data, descend
+from bellmark.algorithms.continuous import actor_critics
+from bellmark.algorithms.continuous.actor_critics import ADAM, critic_step, descend
+from bellmark.algorithms.replayed import Data, ReplayState
 from bellmark.experience.policy import Inputs, StochasticPolicy
-from bellmark.experience.replay import Batch, Replay
-from bellmark.maths import losses, means
+from bellmark.experience.replay import Batch
+from bellmark.maths import means
 from bellmark.maths.soft import least, smoothed
 from bellmark.networks.actors import Bounds, Critics, NoisyHead
 from bellmark.networks.mlp import MLP, Activation
@@ -61,6 +62,7 @@ class TD3(AbstractLearner):
     gradient_steps: int = 1
     batch_size: int = 256
     replay_capacity: int = 300_000
+    replay_memory: Literal["compiled", "host"] = "compiled"
     learning_start: int = 1_000
     n_step: int = 1
     target_rate: float = 0.005
@@ -68,13 +70,15 @@ class TD3(AbstractLearner):
     exploration_noise: float = 0.1
     target_noise: float = 0.2
     target_noise_clip: float = 0.5
+    noise_hold: int = 1
     normalise_observations: bool = False
     hidden: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
         Bounds.of(problem.action_space, self.name)
-        replayed.check(self, problem)
+        actor_critics.check(self, problem)
+        actor_critics.check_hold(self)
         at_least(1, policy_delay=self.policy_delay)
         at_least(
             0,
@@ -86,11 +90,11 @@ class TD3(AbstractLearner):
     def steps_per_iteration(self, problem) -> int:
         return self.environments * self.rollout_length
 
-    def init(self, problem, key: Key) -> ActorCriticState:
+    def init(self, problem, key: Key) -> ReplayState:
         key, actor_key, critic_key, episodes_key = jax.random.split(key, 4)
         inputs = Inputs.start(problem.observation_space, self.normalise_observations)
         bounds = Bounds.of(problem.action_space, self.name)
-        size = replayed.feature_size(inputs)
+        size = actor_critics.feature_size(inputs)
         actor = MLP.start(
             size, self.hidden, bounds.size, actor_key, activation=self.activation, last_scale=0.01
         )
@@ -103,42 +107,36 @@ class TD3(AbstractLearner):
             optimisers=(ADAM.init(actor), ADAM.init(critics)),
             updates=jnp.array(0, jnp.int32),
         )
-        return replayed.start(self, problem, inputs, bounds, learned, (key, episodes_key))
+        return actor_critics.start(self, problem, inputs, bounds, learned, (key, episodes_key))
 
-    def policy(self, state: ActorCriticState) -> StochasticPolicy:
+    def policy(self, state: ReplayState) -> StochasticPolicy:
         deviation = jnp.array(self.exploration_noise, jnp.float32)
-        head = NoisyHead(deviation, state.replay.size < self.learning_start, state.bounds)
+        head = NoisyHead(deviation, state.replay.size < self.learning_start, state.outputs, self.noise_hold)
         return StochasticPolicy(state.inputs, state.learned.actor, head)
 
-    def collect(self, problem, state: ActorCriticState) -> tuple[ActorCriticState, Data]:
+    def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
         return replayed.collect(self, problem, state, self.policy(state))
 
-    def update(self, state: ActorCriticState, data: Data) -> tuple[ActorCriticState, Metrics]:
-        learn = functools.partial(self.learn, bounds=state.bounds)
-        return replayed.update(self, state, data, learn, ())
+    def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
+        return replayed.update(self, state, data, self.learn, self.measured, ())
 
     def learn(
         self,
         learned: Learned,
-        inputs: Inputs,
-        replay: Replay,
+        state: ReplayState,
         bits: UInt32[Array, " N"],
         noise: Float[Array, "N D"],
         learning_rate: Any,
-        bounds: Bounds,
     ) -> tuple[Learned, Metrics]:
         """One update of the critics, and every `policy_delay` of them one of the actor and of all targets."""
-        batch = replay.take(replay.draw(bits), self.discount, self.n_step)
-        features, unit = inputs(batch.observation), bounds.unit(batch.action)
-        target = self.targets(learned, inputs, batch, noise)
+        batch = state.replay.take(state.replay.draw(bits), self.discount, self.n_step)
+        features, unit = state.inputs(batch.observation), state.outputs.unit(batch.action)
+        target = self.targets(learned, state.inputs, batch, noise)
         for_actor, for_critics = learned.optimisers
 
-        def critic_loss(critics):
-            q = critics(features, unit)
-            return means.mean(jnp.sum(losses.squared_error(q, jnp.broadcast_to(target, q.shape)), axis=0)), q
-
-        (value, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(learned.critics)
-        critics, for_critics = descend(learned.critics, gradient, for_critics, learning_rate)
+        critics, for_critics, value, q = critic_step(
+            learned.critics, for_critics, lambda c: c(features, unit), target, learning_rate
+        )
         updates = learned.updates + 1
 
         def actor_loss(actor):

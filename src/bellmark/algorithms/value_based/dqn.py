@@ -20,17 +20,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from bellmark.algorithms import replayed
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import fraction, positive
-from bellmark.algorithms.value_based import replayed, settings
-from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
-from bellmark.experience.frames import Memory
+from bellmark.algorithms.replayed import Data, ReplayState
+from bellmark.algorithms.value_based import from_memory, settings
+from bellmark.algorithms.value_based.from_memory import Judged, Learned
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.experience.replay import Batch
 from bellmark.maths import losses
 from bellmark.maths.action_values import best_value, double_value, value_of
 from bellmark.networks.mlp import Activation
-from bellmark.networks.values import ActionValues, BoltzmannHead, EpsilonGreedyHead, ValueHead
+from bellmark.networks.values import ActionValues, BoltzmannHead
 from bellmark.types import Key, Metrics
 
 
@@ -47,6 +48,7 @@ class DQN(AbstractLearner):
     train_every: int = 2
     batch_size: int = 64
     replay_capacity: int = 100_000
+    replay_memory: Literal["compiled", "host"] = "compiled"
     image_replay: Literal["frames", "transitions"] = "frames"
     learning_start: int = 1_000
     loss: Literal["huber", "squared"] = "huber"
@@ -70,7 +72,7 @@ class DQN(AbstractLearner):
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
-        replayed.check(self, problem)
+        from_memory.check(self, problem)
         fraction("priority_exponent", self.priority_exponent)
         fraction("priority_correction", self.priority_correction)
         positive(temperature=self.temperature)
@@ -83,49 +85,42 @@ class DQN(AbstractLearner):
         inputs = Inputs.start(problem.observation_space, self.normalise_observations)
         values = ActionValues(int(problem.action_space.n), self.dueling)
         online = inputs.network(self.hidden, values.outputs, network_key, activation=self.activation)
-        return replayed.start(self, problem, inputs, values, online, (key, episodes_key), self.prioritised)
-
-    def head(self, state: ReplayState) -> ValueHead:
-        """How Q is acted on now: ε falls with the share of the run that is done."""
-        if self.exploration == "boltzmann":
-            return BoltzmannHead(state.values, jnp.array(self.temperature, jnp.float32))
-        return EpsilonGreedyHead(state.values, settings.epsilon_at(self, state.done))
+        return from_memory.start(self, problem, inputs, values, online, (key, episodes_key), self.prioritised)
 
     def policy(self, state: ReplayState) -> StochasticPolicy:
-        return StochasticPolicy(state.inputs, state.learned.online, self.head(state))
+        if self.exploration == "boltzmann":
+            head = BoltzmannHead(state.outputs, jnp.array(self.temperature, jnp.float32))
+            return StochasticPolicy(state.inputs, state.learned.online, head)
+        return from_memory.epsilon_greedy(self, state, state.learned.online)
 
     def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
         return replayed.collect(self, problem, state, self.policy(state))
 
     def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
-        def learn(learned, inputs, replay, bits, learning_rate):
-            return self.learn(learned, inputs, state.values, replay, bits, learning_rate, state.done)
-
-        return replayed.update(self, state, data, learn)
+        return from_memory.update(self, state, data, self.learn)
 
     def learn(
         self,
         learned: Learned,
-        inputs: Inputs,
-        values: ActionValues,
-        replay: Memory,
+        state: ReplayState,
         bits: UInt32[Array, " N"],
         learning_rate: Any,
-        done: Any,
     ) -> tuple[Learned, Metrics]:
         """One update: sample, descend, and now and then move the target network."""
-        correction = self.priority_correction + (1.0 - self.priority_correction) * jnp.minimum(done, 1.0)
-        sample = replayed.drawn(self, learned, replay, bits, correction)
+        correction = self.priority_correction + (1.0 - self.priority_correction) * jnp.minimum(
+            state.done, 1.0
+        )
+        sample = from_memory.drawn(self, learned, state.replay, bits, correction)
         batch = sample.batch
-        target = self.targets(learned, inputs, values, batch)
-        features = inputs(batch.observation)
+        target = self.targets(learned, state.inputs, state.outputs, batch)
+        features = state.inputs(batch.observation)
         error = losses.huber if self.loss == "huber" else losses.squared_error
 
         def judge(online):
-            prediction = value_of(values(online(features)), batch.action)
+            prediction = value_of(state.outputs(online(features)), batch.action)
             return Judged(error(prediction, target), prediction, target)
 
-        return replayed.improved(self, learned, sample, judge, learning_rate, self.priority_exponent)
+        return from_memory.improved(self, learned, sample, judge, learning_rate, self.priority_exponent)
 
     def targets(
         self, learned: Learned, inputs: Inputs, values: ActionValues, batch: Batch

@@ -22,17 +22,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
+from bellmark.algorithms import replayed
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import at_least
-from bellmark.algorithms.value_based import replayed, settings
-from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
-from bellmark.experience.frames import Memory
+from bellmark.algorithms.replayed import Data, ReplayState
+from bellmark.algorithms.value_based import from_memory, settings
+from bellmark.algorithms.value_based.from_memory import Judged, Learned
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.experience.replay import Batch
 from bellmark.maths.action_values import best_action, row_of
 from bellmark.maths.distributional import quantile_huber
 from bellmark.networks.mlp import Activation
-from bellmark.networks.values import EpsilonGreedyHead, QuantileValues
+from bellmark.networks.values import QuantileValues
 from bellmark.types import Key, Metrics
 
 
@@ -49,6 +50,7 @@ class QRDQN(AbstractLearner):
     train_every: int = 2
     batch_size: int = 64
     replay_capacity: int = 100_000
+    replay_memory: Literal["compiled", "host"] = "compiled"
     image_replay: Literal["frames", "transitions"] = "frames"
     learning_start: int = 1_000
     quantiles: int = 50
@@ -68,7 +70,7 @@ class QRDQN(AbstractLearner):
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
-        replayed.check(self, problem)
+        from_memory.check(self, problem)
         at_least(1, quantiles=self.quantiles)
         at_least(0, threshold=self.threshold)
 
@@ -80,42 +82,36 @@ class QRDQN(AbstractLearner):
         inputs = Inputs.start(problem.observation_space, self.normalise_observations)
         values = QuantileValues(int(problem.action_space.n), self.quantiles, self.dueling)
         online = inputs.network(self.hidden, values.outputs, network_key, activation=self.activation)
-        return replayed.start(self, problem, inputs, values, online, (key, episodes_key))
+        return from_memory.start(self, problem, inputs, values, online, (key, episodes_key))
 
     def policy(self, state: ReplayState) -> StochasticPolicy:
-        head = EpsilonGreedyHead(state.values, settings.epsilon_at(self, state.done))
-        return StochasticPolicy(state.inputs, state.learned.online, head)
+        return from_memory.epsilon_greedy(self, state, state.learned.online)
 
     def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
         return replayed.collect(self, problem, state, self.policy(state))
 
     def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
-        def learn(learned, inputs, replay, bits, learning_rate):
-            return self.learn(learned, inputs, state.values, replay, bits, learning_rate)
-
-        return replayed.update(self, state, data, learn)
+        return from_memory.update(self, state, data, self.learn)
 
     def learn(
         self,
         learned: Learned,
-        inputs: Inputs,
-        values: QuantileValues,
-        replay: Memory,
+        state: ReplayState,
         bits: UInt32[Array, " N"],
         learning_rate: Any,
     ) -> tuple[Learned, Metrics]:
         """One update: sample, descend, and now and then move the target network."""
-        sample = replayed.drawn(self, learned, replay, bits)
+        sample = from_memory.drawn(self, learned, state.replay, bits)
         batch = sample.batch
-        target = self.targets(learned, inputs, values, batch)
-        features = inputs(batch.observation)
+        target = self.targets(learned, state.inputs, state.outputs, batch)
+        features = state.inputs(batch.observation)
 
         def judge(online):
-            quantile = row_of(values.quantiles(online(features)), batch.action)
+            quantile = row_of(state.outputs.quantiles(online(features)), batch.action)
             means = (jnp.mean(quantile, axis=-1), jnp.mean(target, axis=-1))
             return Judged(quantile_huber(quantile, target, self.threshold), *means)
 
-        return replayed.improved(self, learned, sample, judge, learning_rate)
+        return from_memory.improved(self, learned, sample, judge, learning_rate)
 
     def targets(
         self, learned: Learned, inputs: Inputs, values: QuantileValues, batch: Batch

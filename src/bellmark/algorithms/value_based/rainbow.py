@@ -22,11 +22,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
+from bellmark.algorithms import replayed
 from bellmark.algorithms.base import AbstractLearner
 from bellmark.algorithms.checks import fraction, positive
-from bellmark.algorithms.value_based import replayed, settings
-from bellmark.algorithms.value_based.replayed import Data, Judged, Learned, ReplayState
-from bellmark.experience.frames import Memory
+from bellmark.algorithms.replayed import Data, ReplayState
+from bellmark.algorithms.value_based import from_memory, settings
+from bellmark.algorithms.value_based.from_memory import Judged, Learned
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.maths import losses
 from bellmark.maths.action_values import best_action, row_of, value_of
@@ -77,7 +78,7 @@ class Rainbow(AbstractLearner):
     activation: Activation = "relu"
 
     def check(self, problem) -> None:
-        replayed.check(self, problem)
+        from_memory.check(self, problem)
         fraction("priority_exponent", self.priority_exponent)
         fraction("priority_correction", self.priority_correction)
         positive(noise=self.noise)
@@ -93,7 +94,7 @@ class Rainbow(AbstractLearner):
         values = self.values(int(problem.action_space.n))
         network = inputs.network(self.hidden, values.outputs, network_key, activation=self.activation)
         online = Noisy.start(network, self.noise) if self.noisy else network
-        return replayed.start(self, problem, inputs, values, online, (key, episodes_key), self.prioritised)
+        return from_memory.start(self, problem, inputs, values, online, (key, episodes_key), self.prioritised)
 
     def values(self, actions: int) -> ActionValues | CategoricalValues:
         """What the outputs mean."""
@@ -108,8 +109,9 @@ class Rainbow(AbstractLearner):
         return self.acting(state, online.mean if isinstance(online, Noisy) else online)
 
     def acting(self, state: ReplayState, network: MLP | Convolution) -> StochasticPolicy:
-        epsilon = jnp.zeros(()) if self.noisy else settings.epsilon_at(self, state.done)
-        return StochasticPolicy(state.inputs, network, EpsilonGreedyHead(state.values, epsilon))
+        if not self.noisy:
+            return from_memory.epsilon_greedy(self, state, network)
+        return StochasticPolicy(state.inputs, network, EpsilonGreedyHead(state.outputs, jnp.zeros(())))
 
     def collect(self, problem, state: ReplayState) -> tuple[ReplayState, Data]:
         key, noise_key = jax.random.split(state.key)
@@ -120,30 +122,30 @@ class Rainbow(AbstractLearner):
     def update(self, state: ReplayState, data: Data) -> tuple[ReplayState, Metrics]:
         key, noise_key = jax.random.split(state.key)
 
-        def learn(learned, inputs, replay, bits, learning_rate):
+        def learn(learned, state, bits, learning_rate):
             one = jax.random.fold_in(noise_key, learned.updates)
-            return self.learn(learned, inputs, state.values, replay, bits, one, learning_rate, state.done)
+            return self.learn(learned, state, bits, one, learning_rate)
 
         state = eqx.tree_at(lambda s: s.key, state, key)
-        state, metrics = replayed.update(self, state, data, learn)
+        state, metrics = from_memory.update(self, state, data, learn)
         return state, metrics | ({"policy/epsilon": jnp.zeros(())} if self.noisy else {})
 
     def learn(
         self,
         learned: Learned,
-        inputs: Inputs,
-        values: ActionValues | CategoricalValues,
-        replay: Memory,
+        state: ReplayState,
         bits: UInt32[Array, " N"],
         noise_key: Key,
         learning_rate: Any,
-        done: Any,
     ) -> tuple[Learned, Metrics]:
         """One update: sample, descend, and now and then move the target network."""
         online_key, chooser_key, target_key = jax.random.split(noise_key, 3)
-        correction = self.priority_correction + (1.0 - self.priority_correction) * jnp.minimum(done, 1.0)
-        sample = replayed.drawn(self, learned, replay, bits, correction)
+        correction = self.priority_correction + (1.0 - self.priority_correction) * jnp.minimum(
+            state.done, 1.0
+        )
+        sample = from_memory.drawn(self, learned, state.replay, bits, correction)
         batch = sample.batch
+        inputs, values = state.inputs, state.outputs
         features, following = inputs(batch.observation), inputs(batch.next_observation)
 
         outputs = noised(learned.target, target_key)(following)
@@ -166,7 +168,7 @@ class Rainbow(AbstractLearner):
                 prediction = value_of(values(noised(online, online_key)(features)), batch.action)
                 return Judged(losses.huber(prediction, wanted), prediction, wanted)
 
-        return replayed.improved(self, learned, sample, judge, learning_rate, self.priority_exponent)
+        return from_memory.improved(self, learned, sample, judge, learning_rate, self.priority_exponent)
 
 
 def noised(network: Noisy | MLP | Convolution, key: Key) -> MLP | Convolution:
