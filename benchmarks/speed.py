@@ -183,16 +183,17 @@ def dqn_on_gymnasium(peers: str) -> dict[str, Any]:
 
 
 def actor_critic(name: str, library: str, environment: str) -> Callable[[str], dict[str, Any]]:
-    """One update of two layers of 256 on 256 transitions per step; ours 16 steps and 16 updates in turn, as DQN's."""
+    """One update of two layers of 256 on 256 transitions per step; ours 16 steps and 16 updates by turns, as DQN's."""
 
     def measure(peers: str) -> dict[str, Any]:
         peak = matrix_product_peak()
-        mine = Worker(sys.executable, "ours_actor_critic.py", name, environment, 16, 800)
+        mine = Worker(sys.executable, "ours_actor_critic.py", name, environment, STEPS_PER_TURN, 800)
         plain = environment.removeprefix("gymnasium:")
         theirs = Worker(peers, "peer_actor_critic.py", library, name, plain, 400, best_threads(peers))
         found = in_turn(mine, theirs, 5)
         return {
             **found,
+            "our_steps_per_turn": STEPS_PER_TURN,
             "matrix_product_peak_gflops": round(peak / 1e9),
             "share_of_peak": round(found["ours"] * PRODUCTS[name] * 2 * 256**3 / peak, 3),
         }
@@ -210,6 +211,9 @@ def replay(what: str, times: int) -> Callable[[str], dict[str, Any]]:
 
     return measure
 
+
+STEPS_PER_TURN = 16
+"""Environment steps that ours takes at once, before as many updates; theirs takes one at a time."""
 
 PRODUCTS = {"sac": 16.0, "td3": 11.5}
 """Products of 256³ in one update of two critics and an actor, the narrow first and last layers left aside.
