@@ -263,6 +263,9 @@ PRESETS |= {
     ("vpg", "HalfCheetah-v5"): Preset(
         300_000, _MUJOCO_VPG, "1128.3 [911.8, 1332.9], worst seed 905.8, of three"
     ),
+    ("vpg", "Hopper-v5"): Preset(
+        300_000, _MUJOCO_VPG, "1311.3 [1062.5, 1516.5], worst seed 1060.8, of three"
+    ),
 }
 
 
