@@ -8,6 +8,7 @@ import pytest
 from bellmark.algorithms import algorithm_class
 from bellmark.algorithms.tabular import exploration, sampling, step_sizes, traces
 from bellmark.algorithms.tabular.generator import below, generator, uniform
+from bellmark.algorithms.tabular.plain import is_plain
 from bellmark.algorithms.tabular.prediction import given_policy, running_sums
 from bellmark.algorithms.tabular.problem import TableProblem
 from bellmark.algorithms.tabular.settings import settings_of
@@ -331,3 +332,37 @@ def test_two_seeds_in_one_thread_are_what_each_is_alone(model):
     pair = learner.step_two(problem, [learner.init(problem, seed) for seed in (1, 2)], 5_000)
     assert pair == metrics[1:]
     assert not np.array_equal(alone[0].values, alone[1].values)
+
+
+@pytest.mark.parametrize("time_limit", [None, 1, 17])
+@pytest.mark.parametrize("model", ["grid_world", "cliff_walking", "river_swim", "garnet"])
+def test_the_plain_loops_are_the_loop_bit_for_bit(model, time_limit):
+    """The loops compiled for constant schedules: what is drawn and added, also where an episode is cut short."""
+    problem = TableProblem.sampled(getattr(examples, model)(), 10_000, time_limit)
+    for epsilon in (0.0, 0.1, 1.0):
+        learner = algorithm_class("q_learning")(epsilon=epsilon)
+        chosen = learner.settings(problem)
+        assert is_plain(chosen, problem)
+        expected = [learner.init(problem, seed) for seed in (1, 2)]
+        for state in expected:
+            arrays = (state.place, state.running, state.generator, np.zeros(4))
+            type(learner).loop(
+                chosen, problem.tables, state.values, state.visits, NOTHING, *arrays, 3_000, state.memory
+            )
+        alone, pair = learner.init(problem, 1), [learner.init(problem, seed) for seed in (1, 2)]
+        for steps in (1, 999, 2_000):
+            learner.step(problem, alone, steps)
+            learner.step_two(problem, pair, steps)
+        for found, state in ((alone, expected[0]), (pair[0], expected[0]), (pair[1], expected[1])):
+            for name in ("values", "visits", "place", "running", "generator"):
+                assert np.array_equal(getattr(found, name), getattr(state, name))
+
+
+def test_which_problems_have_plain_loops():
+    grid = TableProblem.sampled(examples.grid_world())
+    assert is_plain(settings(), grid)
+    assert not is_plain(settings(step_size_schedule="harmonic"), grid)
+    assert not is_plain(settings(epsilon_schedule="linear"), grid)
+    assert not is_plain(settings(exploration="softmax"), grid)
+    assert not is_plain(settings(), TableProblem.sampled(examples.taxi()))
+    assert not is_plain(settings(), TableProblem.sampled(examples.two_states()))

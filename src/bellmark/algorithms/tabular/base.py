@@ -171,6 +171,14 @@ class AbstractTableLearner(AbstractAlgorithm):
     def settings(self, problem: TableProblem) -> Settings:
         return settings_of(self, problem.budget, problem.time_limit)
 
+    def loop_on(self, settings: Settings, problem: TableProblem) -> Any:
+        """The loop to sample `problem` by: `loop`, or a quicker one that gives the same bits."""
+        return type(self).loop
+
+    def loop_of_two_on(self, settings: Settings, problem: TableProblem) -> Any:
+        """The same of two seeds."""
+        return type(self).loop_of_two
+
     def init(self, problem: TableProblem, key: Any) -> TableState:
         """The state of the seed `key`, a whole number, before its first step."""
         width = 1 if self.predicts else problem.num_actions
@@ -192,8 +200,9 @@ class AbstractTableLearner(AbstractAlgorithm):
     ) -> tuple[TableState, dict[str, Any]]:
         """`steps` environment steps on a sampled problem. The state's arrays are written to; they are not copied."""
         tally = np.zeros(4)
-        type(self).loop(
-            settings_of(self, problem.budget, problem.time_limit),
+        settings = settings_of(self, problem.budget, problem.time_limit)
+        self.loop_on(settings, problem)(
+            settings,
             problem.tables,
             state.values,
             state.visits,
@@ -217,7 +226,8 @@ class AbstractTableLearner(AbstractAlgorithm):
             for x, tally in zip(states, tallies, strict=True)
         ]
         settings = settings_of(self, problem.budget, problem.time_limit)
-        type(self).loop_of_two(settings, problem.tables, problem.available, steps, *arrays[0], *arrays[1])
+        loop = self.loop_of_two_on(settings, problem)
+        loop(settings, problem.tables, problem.available, steps, *arrays[0], *arrays[1])
         return [episode_metrics(tally) for tally in tallies]
 
     def forget_episode(self, state: TableState) -> None:

@@ -29,7 +29,9 @@ from .exploration import among, choose, explore, highest, scan
 from .generator import uniform
 from .kernels import learner_kernel
 from .loop import loop_around, loop_of_two_around
+from .plain import is_plain, loop_for, loop_of_two_for
 from .problem import TableProblem
+from .settings import Settings
 from .step_sizes import step_size
 from .traces import Traces, mark, no_traces, sweep
 
@@ -61,6 +63,14 @@ class QLearning(AbstractControl):
     learn: ClassVar[Any] = q_learning
     loop: ClassVar[Any] = loop_around(act, q_learning)
     loop_of_two: ClassVar[Any] = loop_of_two_around(act, q_learning)
+
+    def loop_on(self, settings: Settings, problem: TableProblem) -> Any:
+        plain = is_plain(settings, problem)
+        return loop_for(problem) if plain else super().loop_on(settings, problem)
+
+    def loop_of_two_on(self, settings: Settings, problem: TableProblem) -> Any:
+        plain = is_plain(settings, problem)
+        return loop_of_two_for(problem) if plain else super().loop_of_two_on(settings, problem)
 
     def memory(self, problem: TableProblem) -> tuple[NDArray[Any], ...]:
         return ()
