@@ -229,6 +229,16 @@ _SWING_UP = {
 PRESETS |= {
     ("sac", "Pendulum-v1"): Preset(20_000, _SWING_UP, "being measured"),
     ("td3", "Pendulum-v1"): Preset(20_000, _SWING_UP, "being measured"),
+    ("pqn", "CartPole-v1"): Preset(
+        500_000,
+        {
+            "learning_rate": 1e-3,
+            "rollout_length": 16,
+            "minibatches": 8,
+            "epsilon_final": 0.02,
+        },
+        "being measured",
+    ),
 }
 
 

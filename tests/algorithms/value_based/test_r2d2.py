@@ -192,7 +192,8 @@ ORACLE = R2D2(
     anneal=True,
     epsilon_final=0.3,
     target_every=20,
-    n_step=2,
+    # longer sums hold what the exploring policy did at the fork
+    n_step=1,
     prioritised=True,
     hidden=(8,),
     memory=8,

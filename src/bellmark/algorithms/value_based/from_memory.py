@@ -24,6 +24,7 @@ from bellmark.algorithms.descent import clipped_descent
 from bellmark.algorithms.replayed import Data, ReplayState
 from bellmark.algorithms.value_based import settings
 from bellmark.experience.frames import Memory, memory_for
+from bellmark.experience.host_replay import Handed
 from bellmark.experience.policy import Inputs, StochasticPolicy
 from bellmark.experience.prioritised import Priorities, new_places
 from bellmark.maths import means
@@ -125,7 +126,7 @@ def update(
 
 
 def drawn(
-    learner: Any, learned: Learned, replay: Memory, bits: UInt32[Array, " N"], correction: Any = 1.0
+    learner: Any, learned: Learned, replay: Memory | Handed, bits: UInt32[Array, " N"], correction: Any = 1.0
 ) -> Sample:
     """N n-step transitions: each as likely as any other, or by priority, `correction` (β) of that made up for."""
     if learned.priorities is None:
