@@ -1,5 +1,6 @@
 """Runs with a replay memory: interrupted, killed and resumed bit for bit, told and refused by their size."""
 
+import dataclasses
 import subprocess
 import sys
 import time
@@ -199,3 +200,18 @@ def test_size_is_told_and_too_much_of_it_refused(tmp_path):
             DQN(**{**SMALL, "replay_capacity": 10**11}), cart_pole, directory=tmp_path / "huge", **given
         )
     assert not (tmp_path / "huge").exists()
+
+
+@pytest.mark.parametrize("kept", ["frames", "transitions"])
+def test_what_is_allowed_instead_does_fit(monkeypatch, kept):
+    """For pictures, each kept once or whole: the number that the refusal names is accepted, a tenth more is not."""
+    monkeypatch.setattr(loop, "memory_bytes", lambda: 10_000_000)
+    learner = DQN(**{**SMALL, "replay_capacity": 10_000_000, "image_replay": kept})
+    probe = loop._Probe(resolve("Catch-v0", frame_stack=4))
+    with pytest.raises(BadInput) as refused:
+        loop.replay_in_words(learner, probe, 1)
+    most = int(str(refused.value).split("allowed: at most ")[1].split()[0].replace(",", ""))
+    fits = dataclasses.replace(learner, replay_capacity=most)
+    assert loop.replay_in_words(fits, probe, 1).startswith(f"replay of {most:,} transitions, ")
+    with pytest.raises(BadInput, match="allowed: at most"):
+        loop.replay_in_words(dataclasses.replace(learner, replay_capacity=most * 11 // 10), probe, 1)
