@@ -5,6 +5,7 @@ meets the same observations takes the same actions, and learners cannot tell the
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -12,6 +13,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from bellmark.envs import spaces
 from bellmark.envs.gymnasium import HostEnvironments
@@ -122,15 +124,19 @@ def host_rollout(
     environments: HostEnvironments, policy: Any, episodes: Episodes, key: Key, length: int
 ) -> tuple[Episodes, Rollout, Finished]:
     """Step the environments `length` times; the transition keeps the true successor, the next step starts afresh."""
-    count = environments.count
     actor = actor_for(policy)
+    randomness = actor.randomness(_policy_key(key), (length, environments.count))
+    flight = jax.tree.map(np.array, (episodes.undiscounted_return, episodes.length, episodes.memory))
+    # to JAX in one call: the very types of a compiled rollout, and cheaper than array by array later
+    return answer(episodes, jax.device_put(play(environments, actor, randomness, flight, length)))
+
+
+def play(environments: HostEnvironments, actor: Any, randomness: Any, flight: Any, length: int) -> Any:
+    """The part of a rollout that is not JAX's: NumPy arrays in, NumPy arrays out, for `answer` to be given names."""
     action_space = environments.action_space
-    randomness = actor.randomness(_policy_key(key), (length, count))
     observation = environments.observations
     mask = environments.action_masks()
-    undiscounted_return = np.array(episodes.undiscounted_return)
-    elapsed = np.array(episodes.length)
-    memory = jax.tree.map(np.asarray, episodes.memory)
+    undiscounted_return, elapsed, memory = flight
     steps, ends = [], []
     for t in range(length):
         action, remembered, memory = memories.act(actor, observation, at(randomness, t), mask, memory)
@@ -150,16 +156,88 @@ def host_rollout(
             memory = memories.forget(memory, ended)
             next_mask = environments.action_masks()
         observation, mask = following, next_mask
-    # to JAX in one call: the very types of a compiled rollout, and cheaper than array by array later
-    (*seen, remembered, masks, next_masks), (ended, returns, lengths), shown = jax.device_put(
-        (stacked(steps), stacked(ends), (observation, mask, undiscounted_return, elapsed, memory))
-    )
+    return stacked(steps), stacked(ends), (observation, mask, undiscounted_return, elapsed, memory)
+
+
+def answer(episodes: Episodes, played: Any) -> tuple[Episodes, Rollout, Finished]:
+    """What `play` brought back, as a compiled rollout returns it."""
+    (*seen, remembered, masks, next_masks), (ended, returns, lengths), shown = played
     none = jnp.zeros((), jnp.int32)  # host environments are checked step by step, and named when they break
     return (
         Episodes(episodes.state, *shown),
         Rollout(Transition(*seen), remembered, masks, next_masks),
         Finished(ended, returns, lengths, none, none),
     )
+
+
+class Asked(BaseException):
+    """Not an error: how `Asking` comes back from a learner's `collect` with what it asked for."""
+
+    def __init__(self, policy: Any, episodes: Episodes, key: Key, length: int):
+        self.policy, self.length = policy, length
+        self.randomness = policy.randomness(_policy_key(key), (length, episodes.length.shape[0]))
+        self.flight = (episodes.undiscounted_return, episodes.length, episodes.memory)
+
+
+class Asking:
+    """A problem that only finds out what a learner would have it do: its `rollout` raises `Asked`.
+
+    With `Answering` it lets a learner's `collect` be compiled around the one part of it that is Python: once up to
+    the environments' steps, once from there on.
+    """
+
+    def __init__(self, problem: HostProblem):
+        self._problem = problem
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._problem, name)
+
+    def rollout(self, policy: Any, episodes: Episodes, key: Key, length: int) -> Any:
+        raise Asked(policy, episodes, key, length)
+
+
+class Answering(Asking):
+    """A problem whose steps have been `played`."""
+
+    def __init__(self, problem: HostProblem, played: Any):
+        super().__init__(problem)
+        self._played = played
+
+    def rollout(self, policy: Any, episodes: Episodes, key: Key, length: int) -> Any:
+        return answer(episodes, self._played)
+
+
+class Parcel:
+    """Many small arrays as one, so that they come from JAX in one transfer: what is of four bytes, bit by bit."""
+
+    def __init__(self, like: Any):
+        leaves, self._tree = jax.tree.flatten(like)
+        self._shapes = [leaf.shape for leaf in leaves]
+        self._types = [np.dtype(leaf.dtype) for leaf in leaves]
+        self._packed = [kind.itemsize == 4 for kind in self._types]
+
+    def pack(self, tree: Any) -> tuple[Array, list[Array]]:
+        leaves = jax.tree.leaves(tree)
+        bits = [
+            jax.lax.bitcast_convert_type(leaf, jnp.uint32).ravel()
+            for leaf, packed in zip(leaves, self._packed, strict=True)
+            if packed
+        ]
+        others = [leaf for leaf, packed in zip(leaves, self._packed, strict=True) if not packed]
+        return jnp.concatenate([*bits, jnp.zeros(0, jnp.uint32)]), others
+
+    def unpack(self, bits: Array, others: list[Array]) -> Any:
+        """The same tree of NumPy arrays."""
+        numbers, rest, place = np.asarray(bits), iter(others), 0
+        leaves = []
+        for shape, kind, packed in zip(self._shapes, self._types, self._packed, strict=True):
+            if packed:
+                end = place + math.prod(shape)
+                leaves.append(numbers[place:end].view(kind).reshape(shape))
+                place = end
+            else:
+                leaves.append(np.asarray(next(rest)))
+        return jax.tree.unflatten(self._tree, leaves)
 
 
 def at(tree: Any, index: int) -> Any:
@@ -173,4 +251,4 @@ _policy_key = jax.jit(lambda key: jax.random.split(key, 3)[0])
 
 def stacked(rows: list) -> Any:
     """A list of `T` equal trees as one tree of arrays [T, …]."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    return jax.tree.map(lambda *leaves: np.array(leaves), *rows)

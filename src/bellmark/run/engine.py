@@ -1,7 +1,7 @@
 """What advances many seeds by some rows of metrics, then comes back to the host.
 
     CompiledEngine    one program per seed, the whole loop inside it; seeds run side by side, one thread each
-    HostEngine        Gymnasium environments: collect in Python, update compiled
+    HostEngine        Gymnasium environments: stepped in Python, all between two rollouts is one program
 
 Both give `advance(states, rows) -> (states, metrics)`, and neither lets the number of rows, or the other seeds,
 change a bit of any seed's result: a seed is always computed by the same program on arrays of the same shape.  On a
@@ -24,9 +24,19 @@ from jaxtyping import Array, Int
 
 from bellmark.algorithms.base import AbstractAlgorithm, AbstractLearner
 from bellmark.algorithms.replayed import sampling_bits
+from bellmark.envs.gymnasium import HostEnvironments
 from bellmark.experience.frames import FrameReplay
 from bellmark.experience.host_replay import Handed, HostReplay
-from bellmark.experience.host_rollout import HostProblem
+from bellmark.experience.host_rollout import (
+    Answering,
+    Asked,
+    Asking,
+    CompiledActor,
+    HostProblem,
+    Parcel,
+    actor_for,
+    play,
+)
 from bellmark.experience.prioritised import Priorities
 from bellmark.experience.replay import Replay, whole_rollouts
 from bellmark.experience.rollout import CompiledProblem, count_broken
@@ -172,10 +182,7 @@ class HostEngine:
             # one rollout shows how the memory is laid out
             begun = dataclasses.replace(begun, replay_capacity=begun.steps_per_iteration(problems[0]))
         self._init = eqx.filter_jit(lambda problem, key: begun.init(problem, key))
-        self._bits = jax.jit(sampling_bits, static_argnums=(0, 2))
-        # the replay is given away, so that it is written in place and not copied at every update
-        self._update = jax.jit(self._watched_update, donate_argnums=0)
-        self._compiled = False
+        self._iteration: _HostIteration | _HandedIteration | None = None
         self._before: list[Any] = []
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
 
@@ -218,63 +225,34 @@ class HostEngine:
         """
         # of replay memories copies, also where environments cannot be put back: what is given away is gone
         self._before = [_kept(s) for s in self.captured(states)]
+        if self._iteration is None:
+            given = (self.algorithm, self._without_state(0), states[0])
+            self._iteration = _HandedIteration(*given) if self.hosted else _HostIteration(*given)
+        turns = [self._iteration.turn(p, s, self._pool) for p, s in zip(self.problems, states, strict=True)]
         table: list[list[dict[str, float]]] = []
         for first in range(0, iterations, self.row_every):
             length = min(self.row_every, iterations - first)
-            results = [self._row(p, s, length) for p, s in zip(self.problems, states, strict=True)]
-            states = [state for state, _ in results]
-            table.append([row for _, row in results])
+            table.append([self._row(turn, length) for turn in turns])
             if any(row[PARAMETERS] for row in table[-1]):
                 break
         names = table[0][0]
-        return states, {
+        return [turn.state for turn in turns], {
             name: np.array([[row[name] for row in rows] for rows in table], np.float64) for name in names
         }
 
-    def _row(self, problem: HostProblem, state: Any, iterations: int) -> tuple[Any, dict[str, float]]:
-        sums: Any = None
+    def _row(self, turn: "_Turn | _HandedTurn", iterations: int) -> dict[str, float]:
         for _ in range(iterations):
             began = time.perf_counter()
             self.interruptible = True
-            state, data = self.algorithm.collect(problem, state)
+            played = turn.play()
             self.interruptible = False
             collected = time.perf_counter()
-            state, metrics = self._updated(state, data)
-            added = _weigh(metrics)
-            sums = added if sums is None else _merge(sums, added)
-            sums = jax.block_until_ready(sums)
+            broken = turn.learn(played)
             self.seconds["collect"] += collected - began
             self.seconds["update"] += time.perf_counter() - collected
-            if sums[PARAMETERS] > 0:
+            if broken:
                 break  # what such a policy does to an environment would be blamed on the environment
-        return state, {name: float(value) for name, value in _average(sums).items()}
-
-    def _updated(self, state: Any, data: Any) -> tuple[Any, Metrics]:
-        """The update, which the environments' own state goes around; its compilation leaves the main thread free."""
-        numbers = _episodes(lambda e: dataclasses.replace(e, state=None), state)
-        replay = getattr(state, "replay", None)
-        if isinstance(replay, HostReplay):
-            rollout, _, begun = data
-            replay = replay.add(rollout, begun)
-            bits = np.asarray(self._bits(self.algorithm, state.key, rollout.transition.reward.size))
-            numbers = dataclasses.replace(numbers, replay=replay.handed(bits, self.algorithm.n_step))  # type: ignore[attr-defined]
-        given = (*_split(numbers), data)
-        if self._compiled:
-            after, metrics = self._update(*given)
-        else:
-            after, metrics = self._pool.submit(self._update, *given).result()
-            self._compiled = True
-        if isinstance(replay, HostReplay):
-            after = dataclasses.replace(after, replay=replay)
-        kept = iter(_episode_states(state))
-        return _episodes(lambda e: dataclasses.replace(e, state=next(kept)), after), metrics
-
-    def _watched_update(self, memories: Any, rest: Any, data: Any) -> tuple[Any, Metrics]:
-        state = eqx.combine(memories, rest)
-        after, metrics = self.algorithm.update(state, data)
-        # a row ends with the first update that breaks parameters, so this one began with sound ones;
-        # what was handed in for it does not come back
-        return _changed(Handed, lambda _: None, after), watched(True, after, metrics)
+        return turn.row()
 
     def captured(self, states: list[Any]) -> list[Any]:
         return [_episodes(p.captured, s) for p, s in zip(self.problems, states, strict=True)]
@@ -297,9 +275,205 @@ class HostEngine:
             problem.environments.close()
 
 
+class _HostIteration:
+    """A learner's iteration on Gymnasium environments, compiled from a rollout's last step to the next one's first.
+
+        ask      state → what the environments' steps need: policy, random numbers, episodes in flight
+        learn    state, sums, what was played → state, sums with this iteration's metrics, what the next steps need
+
+    The learner's own `collect` is traced up to where it would have environments stepped, and again from there on.
+    States are flat lists of arrays here, replay memories apart: to walk through a tree of modules takes as long as the
+    step of an environment.
+    """
+
+    def __init__(self, algorithm: AbstractLearner, problem: HostProblem, state: Any):
+        self._algorithm, self._problem = algorithm, problem
+        numbers = _without_environments(state)
+        self._tree = jax.tree.structure(numbers)
+        self._memory = jax.tree.leaves(_in_memory(numbers))
+        asked = jax.eval_shape(self._asked, *self.parted(state))
+        zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), asked[0])
+        self.acts_compiled = isinstance(actor_for(self.policy(zeros)), CompiledActor)
+        self._parcel = Parcel((jnp.int32(0), None if self.acts_compiled else asked[0], *asked[1:]))
+        self._zeros: Metrics | None = None
+        self._update = jax.jit(self._updated)
+        self.ask = jax.jit(self._ask)
+        # the replay is given away, so that it is written in place and not copied at every update
+        self._compiled_learn = jax.jit(self._learn, donate_argnums=0)
+        self.compiled = False
+
+    def turn(self, problem: HostProblem, state: Any, pool: Any) -> "_Turn":
+        return _Turn(self, problem.environments, state, pool)
+
+    def learn(self, memories: list, rest: list, sums: Metrics | None, played: Any) -> tuple:
+        if self._zeros is None:
+            _, _, shapes = jax.eval_shape(self._update, memories, rest, played)
+            self._zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        return self._compiled_learn(memories, rest, self._zeros if sums is None else sums, played)
+
+    def parted(self, state: Any) -> tuple[list, list]:
+        """The arrays of `state`: those of replay memories, and all others."""
+        leaves, tree = jax.tree.flatten(_without_environments(state))
+        if tree != self._tree:
+            raise TypeError(
+                f"a state of {self._algorithm.name} has changed its structure: {self._tree} to {tree}"
+            )
+        memories = [leaf for leaf, inside in zip(leaves, self._memory, strict=True) if inside]
+        return memories, [leaf for leaf, inside in zip(leaves, self._memory, strict=True) if not inside]
+
+    def joined(self, memories: list, rest: list) -> Any:
+        first, second = iter(memories), iter(rest)
+        return jax.tree.unflatten(self._tree, [next(first if inside else second) for inside in self._memory])
+
+    def policy(self, leaves: list) -> Any:
+        """The policy that was asked with, of these arrays."""
+        arrays = iter(leaves)
+        fixed = [next(arrays) if leaf is None else leaf for leaf in self._policy_fixed]
+        return jax.tree.unflatten(self._policy_tree, fixed)
+
+    def opened(self, asked: tuple) -> tuple[int, Any, Any, Any]:
+        """How many parameters are broken; policy, random numbers and episodes in flight as NumPy arrays."""
+        compiled, *parcel = asked
+        broken, policy, randomness, flight = self._parcel.unpack(*parcel)
+        return int(broken), self.policy(compiled if self.acts_compiled else policy), randomness, flight
+
+    def _asked(self, memories: list, rest: list) -> tuple[list, Any, Any]:
+        try:
+            self._algorithm.collect(Asking(self._problem), self.joined(memories, rest))
+        except Asked as asked:
+            leaves, self._policy_tree = jax.tree.flatten(asked.policy)
+            self._policy_fixed = [None if eqx.is_array(leaf) else leaf for leaf in leaves]
+            self.length = asked.length
+            return [leaf for leaf in leaves if eqx.is_array(leaf)], asked.randomness, asked.flight
+        raise TypeError(f"{self._algorithm.name}'s collect asked for no rollout")
+
+    def _ask(self, memories: list, rest: list, broken: Any = 0) -> tuple:
+        policy, randomness, flight = self._asked(memories, rest)
+        broken = jnp.asarray(broken, jnp.int32)
+        if self.acts_compiled:
+            return policy, *self._parcel.pack((broken, None, randomness, flight))
+        return None, *self._parcel.pack((broken, policy, randomness, flight))
+
+    def _updated(self, memories: list, rest: list, played: Any) -> tuple[list, list, Metrics]:
+        problem = Answering(self._problem, played)
+        state, data = self._algorithm.collect(problem, self.joined(memories, rest))
+        after, metrics = self._algorithm.update(state, data)
+        # a row ends with the first update that breaks parameters, so this one began with sound ones;
+        # the barriers keep metrics from being rounded in other ways than where each is computed by itself
+        metrics = jax.lax.optimization_barrier(watched(True, after, metrics))
+        return *self.parted(after), jax.lax.optimization_barrier(weigh(metrics))
+
+    def _learn(self, memories: list, rest: list, sums: Metrics, played: Any) -> tuple:
+        memories, rest, added = self._update(memories, rest, played)
+        sums = merge(sums, added)
+        return memories, rest, sums, self._ask(memories, rest, sums[PARAMETERS])
+
+
+class _Turn:
+    """One seed on its way through `advance`."""
+
+    def __init__(self, iteration: _HostIteration, environments: HostEnvironments, state: Any, pool: Any):
+        self._iteration, self._environments, self._pool = iteration, environments, pool
+        self._kept = _episode_states(state)  # the environments' own: float64, never compiled
+        self._memories, self._rest = iteration.parted(state)
+        self._sums: Metrics | None = None
+        asked = pool.submit(iteration.ask, self._memories, self._rest).result()
+        _, self._policy, self._randomness, self._flight = iteration.opened(asked)
+
+    def play(self) -> Any:
+        actor = actor_for(self._policy)
+        return play(self._environments, actor, self._randomness, self._flight, self._iteration.length)
+
+    def learn(self, played: Any) -> int:
+        """How many parameters are broken now."""
+        given = (self._memories, self._rest, self._sums, played)
+        if self._iteration.compiled:
+            learned = self._iteration.learn(*given)
+        else:  # to compile would keep the main thread, and with it Ctrl-C, waiting
+            learned = self._pool.submit(self._iteration.learn, *given).result()
+            self._iteration.compiled = True
+        self._memories, self._rest, self._sums, asked = learned
+        broken, self._policy, self._randomness, self._flight = self._iteration.opened(asked)
+        return broken
+
+    def row(self) -> dict[str, float]:
+        """The metrics since the last row."""
+        row, self._sums = _row_of(self._sums), None
+        return row
+
+    @property
+    def state(self) -> Any:
+        kept = iter(self._kept)
+        state = self._iteration.joined(self._memories, self._rest)
+        return _episodes(lambda e: dataclasses.replace(e, state=next(kept)), state)
+
+
+class _HandedIteration:
+    """The same for a replay memory that is kept on the host: what an update takes from it is handed to it.
+
+    Only the update is compiled, for the memory is written and read between the steps and the update.
+    """
+
+    def __init__(self, algorithm: AbstractLearner, problem: HostProblem, state: Any):
+        del problem, state
+        self.algorithm = algorithm
+        self._bits = jax.jit(sampling_bits, static_argnums=(0, 2))
+        self._update = jax.jit(self._watched_update)
+        self._compiled = False
+
+    def turn(self, problem: HostProblem, state: Any, pool: Any) -> "_HandedTurn":
+        return _HandedTurn(self, problem, state, pool)
+
+    def updated(self, state: Any, data: Any, pool: Any) -> tuple[Any, Metrics]:
+        """The update, which the environments' own state goes around; its compilation leaves the main thread free."""
+        rollout, _, begun = data
+        replay = state.replay.add(rollout, begun)
+        bits = np.asarray(self._bits(self.algorithm, state.key, rollout.transition.reward.size))
+        handed = replay.handed(bits, self.algorithm.n_step)  # type: ignore[attr-defined]
+        given = (dataclasses.replace(_without_environments(state), replay=handed), data)
+        if self._compiled:
+            after, metrics = self._update(*given)
+        else:
+            after, metrics = pool.submit(self._update, *given).result()
+            self._compiled = True
+        kept = iter(_episode_states(state))
+        after = _episodes(lambda e: dataclasses.replace(e, state=next(kept)), after)
+        return dataclasses.replace(after, replay=replay), metrics
+
+    def _watched_update(self, state: Any, data: Any) -> tuple[Any, Metrics]:
+        after, metrics = self.algorithm.update(state, data)
+        # what was handed in for it does not come back; for what is watched see `_HostIteration`
+        return _changed(Handed, lambda _: None, after), weigh(watched(True, after, metrics))
+
+
+class _HandedTurn:
+    """One seed on its way through `advance`, with a replay memory on the host."""
+
+    def __init__(self, iteration: _HandedIteration, problem: HostProblem, state: Any, pool: Any):
+        self._iteration, self._problem, self._pool, self.state = iteration, problem, pool, state
+        self._sums: Metrics | None = None
+
+    def play(self) -> tuple[Any, Any]:
+        return self._iteration.algorithm.collect(self._problem, self.state)
+
+    def learn(self, played: tuple[Any, Any]) -> int:
+        """How many parameters are broken now."""
+        self.state, added = self._iteration.updated(*played, self._pool)
+        self._sums = added if self._sums is None else _merge(self._sums, added)
+        return int(self._sums[PARAMETERS])
+
+    def row(self) -> dict[str, float]:
+        """The metrics since the last row."""
+        row, self._sums = _row_of(self._sums), None
+        return row
+
+
+def _row_of(sums: Metrics | None) -> dict[str, float]:
+    return {name: float(value) for name, value in _average(sums).items()}
+
+
 Engine = CompiledEngine | HostEngine
 
-_weigh = jax.jit(weigh)
 _merge = jax.jit(merge)
 _average = jax.jit(average)
 
@@ -355,14 +529,18 @@ def _changed(kind: Any, change: Callable[[Any], Any], state: Any) -> Any:
     )
 
 
-def _split(state: Any) -> tuple[Any, Any]:
-    """The replay memories of `state`, and everything else; None stands in the place of what is in the other part."""
-    part = jax.tree.map(
+def _in_memory(state: Any) -> Any:
+    """For every array of `state` whether it is a replay memory's."""
+    return jax.tree.map(
         lambda x: jax.tree.map(lambda _: isinstance(x, MEMORIES), x),
         state,
         is_leaf=lambda x: isinstance(x, MEMORIES),
     )
-    return eqx.partition(state, part)
+
+
+def _without_environments(state: Any) -> Any:
+    """`state` without the environments' own, which goes around everything compiled."""
+    return _episodes(lambda episodes: dataclasses.replace(episodes, state=None), state)
 
 
 def _kept(state: Any) -> Any:
