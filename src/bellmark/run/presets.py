@@ -218,7 +218,7 @@ PRESETS |= {
 }
 
 
-# Pendulum: two layers of 64 and half the usual batch are enough; PQN: a rollout shorter than its default, a larger step.
+# Pendulum: two layers of 64 and half the usual batch are enough; PQN: a shorter rollout, a larger step.
 _SWING_UP = {
     "learning_rate": 1e-3,
     "batch_size": 128,
