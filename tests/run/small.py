@@ -17,7 +17,7 @@ from bellmark.algorithms.policy_gradient.recurrent_ppo import RecurrentPPO
 from bellmark.algorithms.policy_gradient.reinforce import Reinforce
 from bellmark.algorithms.policy_gradient.trpo import TRPO
 from bellmark.algorithms.policy_gradient.vpg import VPG
-from bellmark.run import checkpoint
+from bellmark.run import checkpoint, engine
 from bellmark.run.progress import Lines
 
 SMALL = {
@@ -110,3 +110,28 @@ def assert_same(one, other):
     assert (one / "policy/policy.safetensors").read_bytes() == (
         other / "policy/policy.safetensors"
     ).read_bytes()
+
+
+def share_programs(monkeypatch):
+    """Runs of one learner in one test share what was compiled; that another process compiles the same, test_kill shows.
+
+    For the length of a test only: tests that break a learner's mathematics must not meet a program from before.
+    """
+    programs, iterations = {}, {}
+    compile_loop, begin = engine.CompiledEngine._compile, engine._HostIteration
+
+    def compiled(self, states):
+        key = (self.algorithm, self.problem.budget, self.problem.time_limit, self.row_every)
+        if key not in programs:
+            compile_loop(self, states)
+            programs[key] = self._program, self._problem_arrays
+        self._program, self._problem_arrays = programs[key]
+
+    def iteration(algorithm, problem, state):
+        key = (algorithm, problem.budget, problem.time_limit)
+        if key not in iterations:
+            iterations[key] = begin(algorithm, problem, state)
+        return iterations[key]
+
+    monkeypatch.setattr(engine.CompiledEngine, "_compile", compiled)
+    monkeypatch.setattr(engine, "_HostIteration", iteration)

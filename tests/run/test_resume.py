@@ -27,6 +27,7 @@ from small import (
     Quiet,
     assert_same,
     rows,
+    share_programs,
 )
 
 from bellmark.envs.registry import resolve
@@ -41,8 +42,9 @@ from misbehaving import Honest, Masked, Saved
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
-    """Many returns to the host, so that there are many moments at which to interrupt."""
+    """Many returns to the host, so that there are many moments at which to interrupt; compiled once per test."""
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-4)
+    share_programs(monkeypatch)
 
 
 def interrupted(algorithm, environment, directory, steps, seeds, at):
