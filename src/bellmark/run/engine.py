@@ -289,7 +289,7 @@ class _HostIteration:
     def __init__(self, algorithm: AbstractLearner, problem: HostProblem, state: Any):
         self._algorithm, self._problem = algorithm, problem
         numbers = _without_environments(state)
-        self._tree = jax.tree.structure(numbers)
+        self._tree: Any = jax.tree.structure(numbers)
         self._memory = jax.tree.leaves(_in_memory(numbers))
         asked = jax.eval_shape(self._asked, *self.parted(state))
         zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), asked[0])
@@ -314,7 +314,7 @@ class _HostIteration:
     def parted(self, state: Any) -> tuple[list, list]:
         """The arrays of `state`: those of replay memories, and all others."""
         leaves, tree = jax.tree.flatten(_without_environments(state))
-        if tree != self._tree:
+        if self._tree != tree:
             raise TypeError(
                 f"a state of {self._algorithm.name} has changed its structure: {self._tree} to {tree}"
             )
