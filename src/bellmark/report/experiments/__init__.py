@@ -22,6 +22,8 @@ EXPERIMENTS = {
         "baselines",
         "trace-decay",
         "entropy",
+        "time-limits",
+        "trust-regions",
         "aliased-corridor",
     )
 }
