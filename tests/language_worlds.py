@@ -9,6 +9,8 @@ import numpy as np
 from bellmark.algorithms.language.problem import Example, Pair, Question, Scores
 from bellmark.experience.packing import rows_of
 from bellmark.experience.texts import answer_log_probs
+from bellmark.language.model import LanguageModel
+from bellmark.language.scratch import from_scratch
 from bellmark.networks.transformer import Architecture, Transformer
 
 VOCABULARY, END, LENGTH = 3, 2, 4
@@ -50,10 +52,16 @@ def text_log_probs(model):
     return jnp.sum(answer_log_probs(model, ROWS)[0], axis=1)
 
 
+def tiny_model():
+    """Next to nothing, with the tokenizer of the named small models: for runs, not for what they come to."""
+    tokenizer = from_scratch("tiny-characters").tokenizer
+    return LanguageModel.start(Architecture(tokenizer.size, 16, 1, 2, 2, 8, 16, 64), tokenizer)
+
+
 class World:
     """The problem whose reward is a table by text; a third argument makes rewards fail."""
 
-    budget, end_tokens, stop = 10, (END,), ()
+    budget, end_tokens, stop, turns = 10, (END,), (), 1
 
     def __init__(self, model, score=SCORE, fail=()):
         self.transformer, self.table, self.fail = model, score, set(fail)

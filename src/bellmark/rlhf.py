@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bellmark.errors import BadInput
+from bellmark.language.model import LanguageModel
 from bellmark.language.rewards import FRIENDLY, HOSTILE, sentiment
 from bellmark.report.plots import COLOURS, new_figure, save, style, title_lines
 from bellmark.run.disk import write_atomic
@@ -74,7 +75,7 @@ def remarks(seed: int, count: int) -> list[dict[str, str]]:
 def rlhf_story(
     directory: str | Path | None = None,
     *,
-    model: str = "tiny-characters",
+    model: str | LanguageModel = "tiny-characters",
     seed: int = 0,
     noise: float = 0.1,
     kl_weight: float = 0.02,

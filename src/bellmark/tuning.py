@@ -18,9 +18,9 @@ from bellmark.language.learners import DRAWING, FROM_PAIRS, make_learner
 from bellmark.language.model import LanguageModel, load
 from bellmark.language.problem import LanguageProblem
 from bellmark.language.reward_model import load_reward_model
-from bellmark.language.rewards import Reward
+from bellmark.language.rewards import Reward, imported
 from bellmark.language.scratch import SCRATCH, from_scratch
-from bellmark.language.tasks import Record, Task, read_records, task_of
+from bellmark.language.tasks import Environment, Record, Task, read_records, task_of
 from bellmark.language.train import KIND, Loop, Tuned, begin_run, clean, discard, opened
 from bellmark.report.language import LanguageEnding, finish_language, read_answers, save_answers
 from bellmark.run import checkpoint
@@ -29,6 +29,9 @@ from bellmark.run.directory import RunDirectory
 from bellmark.run.interrupts import Interrupts
 from bellmark.run.progress import Progress, make_progress
 from bellmark.run.train import checked_steps
+
+TURNS = 4
+"""Answers in an episode, where an environment is named and nothing else is said."""
 
 EVALUATION_ANSWERS, EVALUATION_QUESTIONS = 4, 64
 """To how many held-out questions, and how often each."""
@@ -87,6 +90,8 @@ def tune(
     preset: str | None = None,
     reward: str | Reward | None = None,
     reward_model: str | Path | None = None,
+    environment: str | Environment | None = None,
+    turns: int | None = None,
     template: str | None = None,
     held_out: str | Path | None = None,
     chat: bool = False,
@@ -109,6 +114,8 @@ def tune(
     - `data`: a task ("addition", "multiplication", "sorting", "reversing", "countdown"), a JSONL file, or records.
     - `reward`: "exact", "number", "regex:PATTERN", "sentiment", "module:function" or your own function; a task has
       its own.  `reward_model` is the folder of a reward model instead.
+    - `environment`: what is said to an answer, so that an episode has up to `turns` answers: "module:function" or your
+      own `(question, answers so far) -> text or None at the end`.  Its words are read and never learned.
     - `template`: what is asked, of a question's fields: "{a} + {b} =".  `chat` puts it into the model's chat template.
     - `on_reward_error`: "stop" ends the run with the sample's name, "skip" goes on without the answer.
     - `evaluation_every`: steps between two looks at held-out questions (0: before and after only).
@@ -133,6 +140,8 @@ def tune(
         "model": str(model) if not isinstance(model, LanguageModel) else f"a {started.family} model",
         "reward": reward if isinstance(reward, str) else None,
         "reward_model": None if reward_model is None else str(reward_model),
+        "environment": environment if environment is None or isinstance(environment, str) else "your own",
+        "turns": turns,
         "template": template,
         "chat": chat,
         "stop": list(stop),
@@ -140,13 +149,15 @@ def tune(
     }
     records: dict[str, list[Record]] = {}
     own = callable(reward) or (isinstance(reward, str) and _imports(reward))
+    if environment is not None and learner not in DRAWING:
+        raise BadInput(f"{learner} draws no answers that an environment could reply to; ppo and grpo do")
     if learner in FROM_PAIRS:
         pairs = _pairs(data)
         records["data.jsonl"] = pairs
         task, name = None, Path(str(data)).stem if isinstance(data, str | Path) else "pairs"
     else:
         pairs = []
-        task = _task(data, reward, template, held_out)
+        task = _with_environment(_task(data, reward, template, held_out), environment, turns)
         name = task.name if isinstance(data, str) and task.name == data else Path(task.name).stem
         if task.name != str(data) or Path(str(data)).is_file():
             records |= {"data.jsonl": task.questions, "held_out.jsonl": task.held_out}
@@ -182,6 +193,11 @@ def tune(
                 raise
 
 
+def _own_environment(options: dict[str, Any]) -> BadInput:
+    named = options["environment"] if ":" in options["environment"] else "module:function"
+    return BadInput(f"this run used your own environment; name it again: --environment {named}")
+
+
 def _imports(reward: str) -> bool:
     return ":" in reward and not reward.startswith("regex:")
 
@@ -193,6 +209,18 @@ def _pairs(data: Any) -> list[Record]:
     if not Path(data).expanduser().is_file():
         raise BadInput(f"{data} is no file; preferences are JSONL with {', '.join(wanted)}")
     return read_records(data, wanted)
+
+
+def _with_environment(task: Task, environment: str | Environment | None, turns: int | None) -> Task:
+    if turns is not None and (type(turns) is not int or turns < 1):
+        raise BadInput(f"turns is {turns!r}; allowed: a whole number from 1")
+    if isinstance(environment, str):
+        environment = imported("environment", environment)
+    if environment is None:
+        if turns is not None and task.environment is None:
+            raise BadInput("turns is given and there is no environment to reply; name one: --environment")
+        return dataclasses.replace(task, turns=turns or task.turns)
+    return dataclasses.replace(task, environment=environment, turns=turns or TURNS)
 
 
 def _task(data: Any, reward: Any, template: str | None, held_out: Any) -> Task:
@@ -279,18 +307,21 @@ def resume_language(
     *,
     steps: int | None = None,
     reward: str | Reward | None = None,
+    environment: str | Environment | None = None,
     progress: bool = True,
     checkpoint_seconds: float = 60.0,
 ) -> LanguageRun:
     """Go on with a language model's run exactly where its newest good checkpoint stands.
 
-    `reward` names a reward of one's own again: a saved run never makes Bellmark import code.
+    `reward` and `environment` name one's own again: a saved run never makes Bellmark import code.
     """
     keep_compiled_programs()
     run, config, started = opened(directory)
-    environment = config["environment"]
-    options = environment["options"]
-    if not environment.get("reproducible", False) and reward is None:
+    saved = config["environment"]
+    options = saved["options"]
+    if options.get("environment") and environment is None:
+        raise _own_environment(options)
+    if not saved.get("reproducible", False) and reward is None:
         named = options["reward"] or "module:function"
         raise BadInput(f"this run used your own reward; name it again: --reward {named}")
     method = make_learner(config["algorithm"]["name"], config["algorithm"]["fields"])
@@ -308,9 +339,9 @@ def resume_language(
         # prompts were written in full when the run began
         task = task_of(data, reward=chosen, held_out=run.path / "held_out.jsonl", from_file=reward is None)
     else:
-        task = task_of(
-            environment["id"], reward=chosen, template=options["template"], from_file=reward is None
-        )
+        task = task_of(saved["id"], reward=chosen, template=options["template"], from_file=reward is None)
+    if task is not None:
+        task = _with_environment(task, environment, options.get("turns"))
     problem = _problem(started, task, pairs, config["steps"], config["seeds"][0], options)
     with Interrupts() as interrupts, make_progress(sys.stderr, quiet=not progress) as shown, run.lock():
         clean(run, config, shown)
@@ -324,6 +355,8 @@ def evaluate_language(
     model: str | Path | LanguageModel | None = None,
     data: str | Path | Sequence[Record] | None = None,
     reward: str | Reward | None = None,
+    environment: str | Environment | None = None,
+    turns: int | None = None,
     template: str | None = None,
     chat: bool = False,
     stop: Sequence[str] = (),
@@ -348,6 +381,9 @@ def evaluate_language(
         options = config["environment"]["options"]
         model = load(folder.path / "model") if model is None else model
         chat, stop = options["chat"], options["stop"]
+        turns = options.get("turns") if turns is None else turns
+        if options.get("environment") and environment is None:
+            raise _own_environment(options)
         reward, named = options["reward"] if reward is None else reward, reward is not None
         file = folder.path / "data.jsonl"
         task = task_of(
@@ -362,6 +398,7 @@ def evaluate_language(
             raise BadInput("--data is missing; a task or a JSONL file is needed")
         task = _task(data, reward, template, None)
     assert model is not None
+    task = _with_environment(task, environment, turns)
     if task.reward is None:
         raise BadInput(
             "these data have no answers, so a reward must be named: exact, number, regex:PATTERN, …"

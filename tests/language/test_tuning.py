@@ -12,9 +12,9 @@ import bellmark as bm
 from bellmark.cli.main import run as command
 from bellmark.errors import BadInput, CorruptFile
 from bellmark.language.rewards import RewardFailure
-from bellmark.language.scratch import from_scratch
 from bellmark.language.train import Loop
 from bellmark.tuning import evaluate_language, resume_language
+from language_worlds import tiny_model
 
 SMALL = {"batch_size": 8, "learning_rate": 3e-3, "warm_up": 0, "width": 64}
 DRAW = {"prompts": 4, "group": 4, "max_new_tokens": 4, "learning_rate": 1e-3}
@@ -23,11 +23,7 @@ ASIDE = {"evaluation_answers": 1, "evaluation_questions": 2, "progress": False}
 
 @pytest.fixture(scope="module")
 def model():
-    """An even smaller one than the named ones, with their tokenizer."""
-    from bellmark.language import Architecture, LanguageModel
-
-    tokenizer = from_scratch("tiny-characters").tokenizer
-    return LanguageModel.start(Architecture(tokenizer.size, 16, 1, 2, 2, 8, 16, 64), tokenizer)
+    return tiny_model()
 
 
 @pytest.fixture(scope="module")

@@ -208,6 +208,10 @@ def _learning(name: str) -> Callable[[list[str]], int]:
             )
         if name in DRAWING:
             parser.add_argument("--reward-model", metavar="DIR", help="of bellmark language reward")
+            parser.add_argument(
+                "--environment", metavar="MODULE:FUNCTION", help="replies to answers: a conversation"
+            )
+            parser.add_argument("--turns", type=integer, help="answers in a conversation, at most")
             parser.add_argument("--on-reward-error", choices=("stop", "skip"), default="stop")
             parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer")
         parser.add_argument(
@@ -218,7 +222,8 @@ def _learning(name: str) -> Callable[[list[str]], int]:
 
         from bellmark.tuning import tune
 
-        names = ("preset", "template", "held_out", "reward", "reward_model", "on_reward_error", "stop")
+        names = ["preset", "template", "held_out", "reward", "reward_model", "on_reward_error", "stop"]
+        names += ["environment", "turns"]
         looks = ("evaluation_every", "evaluation_answers", "evaluation_questions")
         options = {key: getattr(given, key) for key in (*names, *looks) if hasattr(given, key)}
         for key in ("template", "stop"):
@@ -262,6 +267,8 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--model", metavar="MODEL", help="a folder, a GGUF file, or a packaged name")
     parser.add_argument("--data", metavar="FILE_OR_TASK", help="a task, or JSONL with prompt and answer")
     parser.add_argument("--reward", help="exact, number, regex:PATTERN, sentiment or module:function")
+    parser.add_argument("--environment", metavar="MODULE:FUNCTION", help="replies to answers: a conversation")
+    parser.add_argument("--turns", type=integer, help="answers in a conversation, at most")
     parser.add_argument("--template", help='what is asked, of a question\'s fields: "{a} + {b} ="')
     parser.add_argument("--chat", action="store_true", help="prompts go through the model's chat template")
     parser.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends an answer")
@@ -279,6 +286,8 @@ def evaluate(arguments: list[str]) -> int:
         model=given.model,
         data=given.data,
         reward=given.reward,
+        environment=given.environment,
+        turns=given.turns,
         template=None if given.template is None else _unescaped(given.template),
         chat=given.chat,
         stop=_unescaped(given.stop),

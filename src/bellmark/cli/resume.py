@@ -7,7 +7,8 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="bellmark resume", description="Go on with a run from its newest good checkpoint.")
     parser.add_argument("run", help="the run's directory")
     parser.add_argument("--steps", type=integer, help="extend the run to this many steps per seed")
-    parser.add_argument("--environment", help="name a user's own environment again: module:ClassName")
+    own = "name a user's own environment again: module:ClassName; a language run's: module:function"
+    parser.add_argument("--environment", help=own)
     parser.add_argument("--reward", help="name a language run's own reward again: module:function")
     parser.add_argument("--observe", default="", metavar="NAMES", help="tensorboard,wandb")
     parser.add_argument(
@@ -26,6 +27,7 @@ def main(arguments: list[str]) -> int:
             given.run,
             steps=given.steps,
             reward=given.reward,
+            environment=given.environment,
             progress=not given.quiet,
             checkpoint_seconds=given.checkpoint_seconds,
         )

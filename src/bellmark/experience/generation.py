@@ -68,6 +68,7 @@ class Completions(Sequence[Completion]):
 
     As arrays: `tokens` int32 [N, T], `mask` [N, T] True for the tokens of the answer (the one that ended it included),
     `log_probs` float32 [N, T], 0 outside the mask; `ended` [N] is False where an answer was cut off at T tokens.
+    `real` [N, T] is set for everything that is no padding: the mask, and in a conversation what the environment said.
     """
 
     prompts: list[list[int]]
@@ -77,6 +78,12 @@ class Completions(Sequence[Completion]):
     log_probs: np.ndarray
     ended: np.ndarray
     texts: list[str]
+    real: np.ndarray | None = None
+
+    @property
+    def said(self) -> np.ndarray:
+        """`real`, or the mask where nobody else has said anything."""
+        return self.mask if self.real is None else self.real
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,7 +92,7 @@ class Completions(Sequence[Completion]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
-        length = int(self.mask[index].sum())
+        length = int(self.said[index].sum())
         return Completion(
             self.prompts[index // self.group],
             self.tokens[index, :length],

@@ -2,7 +2,8 @@
 
     tokens    [N, T]   prompt and answer of every text, one after the other, padded on the right
     start     [N]      how long the prompt is: where the answer begins
-    answer    [N, A]   the answer alone; `mask` is set for its tokens, the one that ended it included
+    answer    [N, A]   the answer alone; `mask` is set for its tokens, the one that ended it included, and in a
+                       conversation not for what the environment said in between
     log_prob  [N, A]   log-probabilities when it was drawn
 
 Everything that a learner computes of answers is [N, A], as the sampler returned it, so that what was remembered and
@@ -39,13 +40,13 @@ def texts_of(completions: Completions, width: int | None = None) -> Texts:
     """
     prompts = [prompt for prompt in completions.prompts for _ in range(completions.group)]
     start = np.array([len(prompt) for prompt in prompts], np.int32)
-    longest = int((start + completions.mask.sum(1)).max(initial=1))
+    longest = int((start + completions.said.sum(1)).max(initial=1))
     if width is None:
         width = -(-longest // CHUNK) * CHUNK
     if longest > width:
         raise BadInput(f"width is {width}; the longest text has {longest} tokens")
     tokens = np.zeros((len(prompts), width), np.int32)
-    for row, prompt, answer, kept in zip(tokens, prompts, completions.tokens, completions.mask, strict=True):
+    for row, prompt, answer, kept in zip(tokens, prompts, completions.tokens, completions.said, strict=True):
         text = [*prompt, *answer[kept]]
         row[: len(text)] = text
     arrays = (tokens, start, completions.tokens, completions.mask, completions.log_probs)

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bellmark.experience.generation import Sampling, generate
+from bellmark.experience.conversation import Reply, converse
+from bellmark.experience.generation import Sampling
 from bellmark.language.problem import LanguageProblem
+from bellmark.language.tasks import Record
 from bellmark.networks.transformer import Transformer
 
 RIGHT = 1.0 - 1e-6
@@ -59,6 +61,12 @@ class Answered:
         ]
 
 
+def _replies(problem: LanguageProblem, records: Sequence[Record], n: int) -> Reply | None:
+    if problem.turns == 1:
+        return None
+    return lambda row, turns: problem.reply_to(records[row // n], turns)
+
+
 def answered(
     problem: LanguageProblem,
     transformer: Transformer,
@@ -81,10 +89,13 @@ def answered(
     for first in range(0, len(records), batch):
         part = records[first : first + batch]
         prompts = [problem.prompt_of(record["prompt"], first + i) for i, record in enumerate(part)]
-        answers = generate(
+        # the last batch is filled up, so that one program serves all
+        filling = min(batch, len(records)) - len(part)
+        answers = converse(
             transformer,
-            # the last batch is filled up, so that one program serves all
-            [*prompts, *[prompts[0]] * (min(batch, len(records)) - len(prompts))],
+            [*prompts, *[prompts[0]] * filling],
+            turns=problem.turns,
+            reply=_replies(problem, [*part, *[part[0]] * filling], n),
             max_new_tokens=max_new_tokens,
             group=n,
             seed=seed + first,
@@ -96,6 +107,7 @@ def answered(
         kept = dataclasses.replace(
             answers,
             prompts=answers.prompts[: len(part)],
+            real=answers.said[: len(part) * n],
             **{
                 name: getattr(answers, name)[: len(part) * n]
                 for name in ("tokens", "mask", "log_probs", "ended", "texts")

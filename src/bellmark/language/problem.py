@@ -46,6 +46,7 @@ class LanguageProblem:
         self.transformer, self.end_tokens, self.stop = model.transformer, model.end_tokens, tuple(stop)
         self.budget, self.seed, self.survive, self.chat = budget, seed, survive, chat
         self.keep, self.warn = keep, warn
+        self.turns = task.turns if task is not None else 1
         records = task.questions if task is not None else pairs
         self.records = list(records)
         self.prompts = [self.prompt_of(record["prompt"], number) for number, record in enumerate(records)]
@@ -70,14 +71,32 @@ class LanguageProblem:
     def check_room(self, max_new_tokens: int) -> None:
         """Raise `BadInput` where a question and its answer do not fit the model's context."""
         context, longest = self.model.architecture.context, self.longest
+        max_new_tokens *= self.turns
         if longest + max_new_tokens > context:
             raise BadInput(
-                f"the longest prompt has {longest} tokens and max_new_tokens is {max_new_tokens}: together more than "
+                f"the longest prompt has {longest} tokens and its answers up to {max_new_tokens}: together more than "
                 f"the {context} that this model reads"
             )
 
     def decode(self, tokens: Sequence[int]) -> str:
         return self.model.decode(tokens)
+
+    def reply(self, question: Question, turns: Sequence[Sequence[int]]) -> list[int] | None:
+        return self.reply_to(self.records[question.number], turns)
+
+    def reply_to(self, record: Record, turns: Sequence[Sequence[int]]) -> list[int] | None:
+        """What the task's environment says to the last of these answers, as tokens; None ends the episode."""
+        if self.task is None or self.task.environment is None:
+            return None
+        said = [self.decode(tokens) for tokens in turns]
+        try:
+            words = self.task.environment(record, said)
+            if words is not None and not isinstance(words, str):
+                raise TypeError(f"it returned {words!r}; allowed: a text, or None at the end")
+        except Exception as error:  # a user's function may raise anything
+            self._failed("the environment", record, said[-1], error)
+            return None
+        return None if words is None else self.model.encode(words, special=False)
 
     def draw_seed(self, iteration: int, attempt: int = 0) -> int:
         return int(np.random.SeedSequence([self.seed, iteration, attempt]).generate_state(1)[0])
@@ -150,20 +169,21 @@ class LanguageProblem:
             except Exception as error:  # a user's function may raise anything
                 table.append({})
                 failed[row], score[row] = True, np.nan
-                self._failed(record, text, error)
+                reward = "the reward" if self.task is None else f"the reward {self.task.reward_name}"
+                self._failed(reward, record, text, error)
         names = dict.fromkeys(name for parts in table for name in parts)
         parts = {name: np.array([row.get(name, np.nan) for row in table]) for name in names}
         return Scores(score, failed, parts)
 
-    def _failed(self, record: Record, text: str, error: Exception) -> None:
+    def _failed(self, what: str, record: Record, text: str, error: Exception) -> None:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        consequence = "the episode ends there" if what == "the environment" else "this answer teaches nothing"
         sample = f"the answer {text[:60]!r} to {record['prompt'][:60]!r}"
-        reward = "the reward" if self.task is None else f"the reward {self.task.reward_name}"
         if not self.survive:
             raise RewardFailure(
-                f"{reward} failed on {sample}: {said}; --on-reward-error skip goes on without such answers"
+                f"{what} failed on {sample}: {said}; --on-reward-error skip goes on without such answers"
             ) from error
-        self.warn(f"{reward} failed on {sample}: {said}; this answer teaches nothing")
+        self.warn(f"{what} failed on {sample}: {said}; {consequence}")
 
     def keep_answers(
         self,

@@ -94,12 +94,19 @@ def reward_of(name: str, *, from_file: bool = False) -> Reward:
         raise unknown("reward", name, [*NAMED, "regex:PATTERN", "module:function"])
     if from_file:
         raise BadInput(f"this run used your own reward {name}; name it again: --reward {name}")
+    return imported("reward", name)
+
+
+def imported(what: str, name: str) -> Callable[..., Any]:
+    """The user's function `module:name`.  Raises: `BadInput`."""
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise BadInput(f"the {what} is {name!r}; allowed: module:function")
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
-        raise BadInput(f"the reward {name} cannot be imported: {error}") from None
+        raise BadInput(f"the {what} {name} cannot be imported: {error}") from None
     finally:
         sys.path.remove("")
     if not callable(function):

@@ -5,6 +5,7 @@
     sorting          "sort 3142="     1234        measured on them
     reversing        "reverse 3142="  2413
     countdown        "3 5 7=22"       an expression of the numbers, each used once, that comes to 22: "3*5+7"
+    guessing         "guess 2-8:"     a conversation: "5", "higher:", "7", "lower:", "6"; three guesses
 
 A task's question is a plain text; `template` turns it into what a certain model is asked ("What is {a} + {b}?").
 Files are JSONL: {"prompt", "answer"} for questions, {"prompt", "completion"} for imitation (an "answer" will do), and
@@ -16,6 +17,7 @@ import dataclasses
 import itertools
 import json
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,10 @@ Record = dict[str, Any]
 """A question: `prompt`, mostly `answer`, and whatever else a reward wants to know."""
 
 
+Environment = Callable[[Mapping[str, Any], list[str]], str | None]
+"""(question's fields, the answers given so far) to what is said to the last of them; None ends the episode."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Questions to learn from, questions that are held out, and the reward of an answer."""
@@ -39,6 +45,8 @@ class Task:
     reward: rewards.Reward | None
     reward_name: str
     """As a configuration names it: a task's own reward has the task's name."""
+    environment: Environment | None = None
+    turns: int = 1
 
 
 def _split(name: str, records: list[Record], share: float = 0.2) -> tuple[list[Record], list[Record]]:
@@ -127,13 +135,37 @@ def countdown_reward(question: Mapping[str, Any], text: str) -> rewards.Parts:
     return {"correct": 0.9 * (used and value == question["target"]), "numbers": 0.1 * used}
 
 
+def _guesses() -> Iterator[Record]:
+    for low, high in itertools.combinations(range(10), 2):
+        for target in range(low, high + 1):
+            yield {"prompt": f"guess {low}-{high}:", "answer": str(target), "low": low, "high": high}
+
+
+def higher_or_lower(question: Mapping[str, Any], turns: list[str]) -> str | None:
+    """What is said to a guess; nothing to the right one."""
+    guess = turns[-1].strip()
+    if not guess.isdecimal():
+        return "a number:"
+    if int(guess) == int(question["answer"]):
+        return None
+    return "higher:" if int(guess) < int(question["answer"]) else "lower:"
+
+
+def guessing_reward(question: Mapping[str, Any], text: str) -> float:
+    """1 where the last guess is right."""
+    guesses = re.findall(r"\d+", text)
+    return float(bool(guesses) and guesses[-1] == question["answer"])
+
+
 _MAKERS: dict[str, tuple[Callable[[], Iterator[Record]], rewards.Reward]] = {
     "addition": (_sums, rewards.number),
     "multiplication": (_products, rewards.number),
     "sorting": (lambda: _lists("sort", lambda digits: "".join(sorted(digits))), rewards.exact),
     "reversing": (lambda: _lists("reverse", lambda digits: digits[::-1]), rewards.exact),
     "countdown": (_countdowns, countdown_reward),
+    "guessing": (_guesses, guessing_reward),
 }
+_CONVERSATIONS: dict[str, tuple[Environment, int]] = {"guessing": (higher_or_lower, 3)}
 TASKS = tuple(_MAKERS)
 
 
@@ -170,6 +202,9 @@ def task_of(
         return Task(name, learned, held, reward, "your own function")
     if reward is not None:
         return Task(name, learned, held, rewards.reward_of(reward, from_file=from_file), reward)
+    if name in _CONVERSATIONS and own is not None:
+        environment, turns = _CONVERSATIONS[name]
+        return Task(name, learned, held, own, name, environment, turns)
     answered = all("answer" in record for record in learned)
     return Task(name, learned, held, own or (rewards.exact if answered else None), name if own else "exact")
 

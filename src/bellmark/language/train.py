@@ -26,7 +26,6 @@ import jax
 import numpy as np
 
 from bellmark.algorithms import fields_of
-from bellmark.algorithms.language.weights import Weights
 from bellmark.errors import BadInput, BellmarkError, CorruptFile, NonFiniteLoss
 from bellmark.language.model import LanguageModel, load
 from bellmark.language.problem import LanguageProblem
@@ -117,12 +116,12 @@ def fingerprint(folder: Path) -> str:
 
 def captured(state: Any) -> Any:
     """What a checkpoint holds: everything but the weights that rest, which are the run's `start/`."""
-    return dataclasses.replace(state, weights=Weights(state.weights.learned, None))
+    return dataclasses.replace(state, weights=state.weights.at_rest(None))
 
 
 def restored(state: Any, fresh: Any) -> Any:
     """A checkpoint's state with the resting weights of a state that was just made."""
-    return dataclasses.replace(state, weights=Weights(state.weights.learned, fresh.weights.resting))
+    return dataclasses.replace(state, weights=state.weights.at_rest(fresh.weights.resting))
 
 
 def _update(fixed: Any, state: Any) -> tuple[Any, Any]:
@@ -131,7 +130,7 @@ def _update(fixed: Any, state: Any) -> tuple[Any, Any]:
 
 
 def restored_weights(state: Any, resting: Any) -> Any:
-    return dataclasses.replace(state, weights=Weights(state.weights.learned, resting))
+    return dataclasses.replace(state, weights=state.weights.at_rest(resting))
 
 
 _updated = eqx.filter_jit(_update, donate="all-except-first")

@@ -97,8 +97,9 @@ def token_rewards(
     answers, exactly.  `score` must not contain that penalty already.
     """
     penalty = jnp.where(mask, -kl_weight * (log_prob - reference_log_prob), 0.0)
-    later = jnp.concatenate([mask[:, 1:], jnp.zeros_like(mask[:, :1])], axis=1)
-    return penalty + jnp.where(mask & ~later, score[:, None], 0.0)
+    # of all real tokens, whatever stands between them: in a conversation others speak too
+    left = jnp.cumsum(mask[:, ::-1], axis=1)[:, ::-1]
+    return penalty + jnp.where(mask & (left == 1), score[:, None], 0.0)
 
 
 def bradley_terry(

@@ -21,9 +21,7 @@ from bellmark.algorithms.language.drawing import computed_anew
 from bellmark.algorithms.language.weights import (
     Weights,
     check_settings,
-    descend,
-    gradient_norm,
-    gradient_of,
+    descended,
     learning_rate_at,
     optimiser_of,
     start_weights,
@@ -120,12 +118,8 @@ class DPO(AbstractLearner):
                 "policy/rejected_log_ratio": jnp.sum(rows.weight * (rejected - reference[1])),
             }
 
-        gradient, metrics = gradient_of(loss, state.weights.learned, data, self.micro_batch)
         rate = learning_rate_at(self, state.iteration, state.horizon)
-        learned, optimiser = descend(self, state.weights.learned, state.optimiser, gradient, rate)
-        weights = Weights(learned, state.weights.resting)
-        return DPOState(weights, optimiser, state.iteration + 1, state.horizon), {
-            **metrics,
-            "optimiser/gradient_norm": gradient_norm(gradient),
-            "optimiser/learning_rate": jnp.asarray(rate),
-        }
+        moving = (state.weights.learned, state.optimiser)
+        (learned, optimiser), metrics = descended(self, moving, loss, data, rate)
+        weights = state.weights.moved(learned)
+        return DPOState(weights, optimiser, state.iteration + 1, state.horizon), metrics

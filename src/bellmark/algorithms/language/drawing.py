@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from bellmark.algorithms.language.problem import Question, Scores, TextProblem
 from bellmark.errors import BellmarkError
-from bellmark.experience.generation import Completions, Sampling, generate
+from bellmark.experience.conversation import Reply, converse
+from bellmark.experience.generation import Completions, Sampling
 from bellmark.experience.texts import Texts, answer_log_probs, texts_of
 from bellmark.networks.transformer import Transformer
 from bellmark.types import Metrics, Scalar
@@ -54,9 +55,11 @@ def draw(
     failed = truncated = drawn = 0
     for attempt in range(resample + 1):
         questions = problem.questions(iteration, prompts, attempt)
-        answers = generate(
+        answers = converse(
             transformer,
             [question.prompt for question in questions],
+            turns=problem.turns,
+            reply=_replies(problem, questions, group),
             max_new_tokens=max_new_tokens,
             group=group,
             seed=problem.draw_seed(iteration, attempt),
@@ -109,11 +112,21 @@ def _without_failures(given: Scores, group: int) -> np.ndarray:
     return np.where(good, score, mean)
 
 
+def _replies(problem: TextProblem, questions: list[Question], group: int) -> Reply | None:
+    if problem.turns == 1:
+        return None
+    return lambda row, turns: problem.reply(questions[row // group], turns)
+
+
 def _together(groups: list[tuple[Completions, int]], size: int) -> Completions:
-    """The chosen groups as one batch."""
+    """The chosen groups as one batch; conversations of different rounds may differ in width."""
+    width = max(a.tokens.shape[1] for a, _ in groups)
 
     def rows(field: str) -> np.ndarray:
-        return np.concatenate([getattr(a, field)[p * size : (p + 1) * size] for a, p in groups])
+        parts = [getattr(a, field)[p * size : (p + 1) * size] for a, p in groups]
+        if parts[0].ndim == 2:
+            parts = [np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in parts]
+        return np.concatenate(parts)
 
     return Completions(
         [a.prompts[p] for a, p in groups],
@@ -123,6 +136,7 @@ def _together(groups: list[tuple[Completions, int]], size: int) -> Completions:
         rows("log_probs"),
         rows("ended"),
         [text for a, p in groups for text in a.texts[p * size : (p + 1) * size]],
+        rows("said"),
     )
 
 

@@ -37,9 +37,7 @@ from bellmark.algorithms.language.drawing import computed_anew, draw, mismatch
 from bellmark.algorithms.language.weights import (
     Weights,
     check_settings,
-    descend,
-    gradient_norm,
-    gradient_of,
+    descended,
     learning_rate_at,
     optimiser_of,
     start_weights,
@@ -212,14 +210,11 @@ class GRPO(AbstractLearner):
         rate = learning_rate_at(self, state.iteration, state.horizon)
 
         def improve(carry, rows: Rows):
-            learned, optimiser = carry
             mask = rows.texts.mask
             weight = token_weights(mask, self.averaging, self.constant_length or self.max_new_tokens)
             rows = eqx.tree_at(lambda r: (r.weight, r.share), rows, (weight, token_weights(mask, "token")))
             loss = lambda learned, rows: self.loss(state.weights.with_learned(learned), rows)  # noqa: E731
-            gradient, metrics = gradient_of(loss, learned, rows, self.micro_batch)
-            learned, optimiser = descend(self, learned, optimiser, gradient, rate)
-            return (learned, optimiser), {**metrics, "optimiser/gradient_norm": gradient_norm(gradient)}
+            return descended(self, carry, loss, rows, rate)
 
         carry = (state.weights.learned, state.optimiser)
         if self.on_policy:
@@ -229,11 +224,11 @@ class GRPO(AbstractLearner):
             indices = minibatch_indices(order_key, count, self.minibatches, self.epochs)
             carry, each = jax.lax.scan(lambda c, i: improve(c, take(data.rows, i)), carry, indices)
             (learned, optimiser), metrics = carry, jax.tree.map(jnp.mean, each)
-        weights = Weights(learned, state.weights.resting)
+        weights = state.weights.moved(learned)
         state = GRPOState(weights, optimiser, key, state.iteration + 1, state.horizon)
         if not self.on_policy:
             metrics.pop("sampler/mismatch", None)
-        return state, {**metrics, **data.metrics, "optimiser/learning_rate": jnp.asarray(rate)}
+        return state, {**metrics, **data.metrics}
 
     def loss(self, policy, rows: Rows) -> tuple[Array, Metrics]:
         """The rows' share of −surrogate + β KL, and of what is logged."""

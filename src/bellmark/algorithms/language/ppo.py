@@ -30,9 +30,8 @@ from bellmark.algorithms.language.drawing import computed_anew, draw, in_pieces,
 from bellmark.algorithms.language.weights import (
     Weights,
     check_settings,
-    descend,
-    gradient_norm,
-    gradient_of,
+    descended,
+    in_float32,
     learning_rate_at,
     optimiser_of,
     start_weights,
@@ -117,7 +116,8 @@ def judged(
         states = read(critic.trunk.hidden(texts.tokens, checkpoint=checkpoint))
     values = critic(states)
     inside = lambda x: jnp.where(texts.mask, x, 0.0)  # noqa: E731
-    final = jnp.take_along_axis(values, jnp.sum(texts.mask, axis=1)[:, None], axis=1)[:, 0]
+    after = jnp.max(jnp.where(texts.mask, jnp.arange(1, length + 1), 0), axis=1)
+    final = jnp.take_along_axis(values, after[:, None], axis=1)[:, 0]
     return Judged(inside(log_prob), inside(entropy), inside(values[:, :-1]), final)
 
 
@@ -135,8 +135,13 @@ def answer_advantages(
 ) -> Float[Array, "N A"]:
     """Generalised advantages of answers, γ = 1, 0 outside the mask: an answer's last real token ends its episode.
 
+    What an environment says between two turns is no step of the policy's: a turn's last token is followed by the next
+    turn's first.
     `bootstrap` is what stands after the last token: V there for an answer that was cut off, 0 otherwise.
     """
+    # the policy's own tokens first, in their order: elsewhere than in conversations they stand there already
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    reward, value, mask = (jnp.take_along_axis(x, order, axis=1) for x in (reward, value, mask))
     later = jnp.concatenate([mask[:, 1:], jnp.zeros_like(mask[:, :1])], axis=1)
     following = jnp.concatenate([value[:, 1:], jnp.zeros_like(value[:, :1])], axis=1)
     ahead = jnp.where(later, following, 0.0 if bootstrap is None else bootstrap[:, None])
@@ -145,7 +150,8 @@ def answer_advantages(
     advantage = generalised_advantage(
         reward.T, value.T, ahead.T, jnp.ones_like(goes_on).T, goes_on.T, 1.0, trace_decay
     ).T
-    return jnp.where(mask, advantage, 0.0)
+    back = jnp.argsort(order, axis=1)
+    return jnp.take_along_axis(jnp.where(mask, advantage, 0.0), back, axis=1)
 
 
 class LanguagePPO(AbstractLearner):
@@ -202,7 +208,7 @@ class LanguagePPO(AbstractLearner):
         key, weights_key = jax.random.split(key)
         start = problem.transformer
         weights = start_weights(start, self.rank, self.alpha, weights_key, compared=True)
-        trunk = jax.tree.map(jnp.copy, start) if self.critic == "separate" else None
+        trunk = in_float32(start) if self.critic == "separate" else None
         # V = 0 at the start: advantages are then the rewards to go
         critic = Critic(trunk, jnp.zeros(start.architecture.width), jnp.zeros(()))
         optimiser = optimiser_of(self).init((weights.learned, critic))
@@ -260,15 +266,12 @@ class LanguagePPO(AbstractLearner):
         rows = self.rows(state, data)
 
         def improve(carry, index):
-            moving, optimiser = carry
             batch = take(rows, index)
             batch = eqx.tree_at(lambda r: r.weight, batch, token_weights(batch.texts.mask, "token"))
             loss = lambda moving, rows: self.loss(  # noqa: E731
                 state.weights.with_learned(moving[0]), moving[1], rows
             )
-            gradient, metrics = gradient_of(loss, moving, batch, self.micro_batch)
-            moving, optimiser = descend(self, moving, optimiser, gradient, rate)
-            return (moving, optimiser), {**metrics, "optimiser/gradient_norm": gradient_norm(gradient)}
+            return descended(self, carry, loss, batch, rate)
 
         indices = minibatch_indices(order_key, len(data.score), self.minibatches, self.epochs)
         carry = ((state.weights.learned, state.critic), state.optimiser)
@@ -277,7 +280,7 @@ class LanguagePPO(AbstractLearner):
         mask = data.texts.mask
         whole = jnp.mean(jnp.sum(jnp.where(mask, data.old.log_prob - data.reference, 0.0), axis=1))
         state = LanguagePPOState(
-            Weights(learned, state.weights.resting),
+            state.weights.moved(learned),
             critic,
             optimiser,
             self.adapted(state.kl_weight, whole),
@@ -294,7 +297,6 @@ class LanguagePPO(AbstractLearner):
             "policy/kl_whole": whole,
             "policy/kl_weight": state.kl_weight,
             "value/explained_variance": jnp.where(spread > 0, 1.0 - error / jnp.maximum(spread, 1e-9), 0.0),
-            "optimiser/learning_rate": jnp.asarray(rate),
         }
 
     def adapted(self, kl_weight: Float[Array, ""], kl: Float[Array, ""]) -> Float[Array, ""]:

@@ -53,6 +53,8 @@ class TextProblem(Protocol):
     transformer: Transformer
     end_tokens: tuple[int, ...]
     stop: tuple[str, ...]
+    turns: int
+    """Answers in an episode, at most; from 2 on, `reply` says what comes between them."""
 
     def examples(self, iteration: int, count: int) -> list[Example]: ...
 
@@ -63,5 +65,9 @@ class TextProblem(Protocol):
     def draw_seed(self, iteration: int, attempt: int = 0) -> int: ...
 
     def decode(self, tokens: Tokens) -> str: ...
+
+    def reply(self, question: Question, turns: Sequence[Tokens]) -> Tokens | None:
+        """What the environment says after the last of these answers; None ends the episode."""
+        ...
 
     def score(self, questions: list[Question], answers: Completions, iteration: int) -> Scores: ...

@@ -21,9 +21,7 @@ from bellmark.algorithms.checks import at_least
 from bellmark.algorithms.language.weights import (
     Weights,
     check_settings,
-    descend,
-    gradient_norm,
-    gradient_of,
+    descended,
     learning_rate_at,
     optimiser_of,
     start_weights,
@@ -40,7 +38,7 @@ def text_scores(
 ) -> Float[Array, " N"]:
     """wᵀh at the last real token of every text; what pads it is to its right and is never seen."""
     hidden = transformer.hidden(texts.tokens, checkpoint=checkpoint)
-    last = texts.start + jnp.sum(texts.mask, axis=1) - 1
+    last = texts.start - 1 + jnp.max(jnp.where(texts.mask, jnp.arange(1, texts.mask.shape[1] + 1), 0), axis=1)
     state = jnp.take_along_axis(hidden, jnp.maximum(last, 0)[:, None, None], axis=1)[:, 0]
     return jnp.matmul(state.astype(jnp.float32), head)
 
@@ -122,12 +120,7 @@ class RewardModelling(AbstractLearner):
             }
 
         moving = (state.weights.learned, state.head)
-        gradient, metrics = gradient_of(loss, moving, data, self.micro_batch)
         rate = learning_rate_at(self, state.iteration, state.horizon)
-        (learned, head), optimiser = descend(self, moving, state.optimiser, gradient, rate)
-        weights = Weights(learned, state.weights.resting)
-        return RewardState(weights, head, optimiser, state.iteration + 1, state.horizon), {
-            **metrics,
-            "optimiser/gradient_norm": gradient_norm(gradient),
-            "optimiser/learning_rate": jnp.asarray(rate),
-        }
+        ((learned, head), optimiser), metrics = descended(self, (moving, state.optimiser), loss, data, rate)
+        weights = state.weights.moved(learned)
+        return RewardState(weights, head, optimiser, state.iteration + 1, state.horizon), metrics

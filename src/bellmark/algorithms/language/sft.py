@@ -20,9 +20,7 @@ from bellmark.algorithms.checks import at_least
 from bellmark.algorithms.language.weights import (
     Weights,
     check_settings,
-    descend,
-    gradient_norm,
-    gradient_of,
+    descended,
     learning_rate_at,
     optimiser_of,
     start_weights,
@@ -105,15 +103,13 @@ class SFT(AbstractLearner):
             likely = jnp.sum(rows.weight * (log_prob > jnp.log(0.5)))
             return total, {"loss/negative_log_likelihood": total, "text/likely_tokens": likely}
 
-        gradient, metrics = gradient_of(loss, weights.learned, rows, self.micro_batch)
         rate = learning_rate_at(self, state.iteration, state.horizon)
-        learned, optimiser = descend(self, weights.learned, state.optimiser, gradient, rate)
-        state = SFTState(Weights(learned, weights.resting), optimiser, state.iteration + 1, state.horizon)
+        moving = (weights.learned, state.optimiser)
+        (learned, optimiser), metrics = descended(self, moving, loss, rows, rate)
+        state = SFTState(weights.moved(learned), optimiser, state.iteration + 1, state.horizon)
         filled = jnp.mean((data.segment > 0).astype(jnp.float32))
         return state, {
             **metrics,
-            "optimiser/gradient_norm": gradient_norm(gradient),
-            "optimiser/learning_rate": jnp.asarray(rate),
             "text/answer_tokens": count.astype(jnp.float32),
             "text/filled": filled,
         }

@@ -5,6 +5,10 @@
 
 Either way `reference` is the model before any learning.  The resting weights never change: a checkpoint leaves them
 out, for a run keeps them once, in its folder `start/`.
+
+What learns, and the optimiser's moments, are float32 whatever the model's numbers are: a step of 1e-5 on a weight of 1
+is lost in bfloat16, whose next number is 1.008.  A bfloat16 model draws and is differentiated in bfloat16, by a copy
+rounded anew after every step (P. Micikevicius et al., "Mixed precision training", 2018).
 """
 
 from collections.abc import Callable
@@ -23,10 +27,14 @@ from bellmark.types import Key, Metrics, Scalar
 
 
 class Weights(eqx.Module):
-    """The model that learns, in two parts; `resting` is None where all weights learn and nothing is compared."""
+    """The model that learns, in two parts; `resting` is None where all weights learn and nothing is compared.
+
+    `precision` is the model's, where it is not that of the weights that learn.
+    """
 
     learned: Transformer
     resting: Transformer | None
+    precision: str | None = eqx.field(static=True, default=None)
 
     @property
     def policy(self) -> Transformer:
@@ -34,7 +42,16 @@ class Weights(eqx.Module):
 
     def with_learned(self, learned: Transformer) -> Transformer:
         """The model with these learned weights in place of its own: what a gradient is taken of."""
+        if self.precision is not None:
+            learned = jax.tree.map(lambda x: x.astype(self.precision), learned)
         return learned if self.resting is None else eqx.combine(learned, self.resting)
+
+    def moved(self, learned: Transformer) -> "Weights":
+        return Weights(learned, self.resting, self.precision)
+
+    def at_rest(self, resting: Transformer | None) -> "Weights":
+        """With these resting weights, or without any."""
+        return Weights(self.learned, resting, self.precision)
 
     @property
     def reference(self) -> Transformer:
@@ -46,10 +63,17 @@ class Weights(eqx.Module):
 
 def start_weights(transformer: Transformer, rank: int, alpha: float, key: Key, compared: bool) -> Weights:
     """Weights that learn: adapters of this rank, or all where it is 0; `compared` keeps the reference."""
+    dtype = transformer.embedding.dtype
+    precision = None if dtype == jnp.float32 else str(dtype)
     if rank:
-        return Weights(*learned_and_resting(with_adapters(transformer, rank, alpha, key)))
-    # a copy: what learns is given away to be overwritten, what rests is not
-    return Weights(jax.tree.map(jnp.copy, transformer), transformer if compared else None)
+        learned, resting = learned_and_resting(with_adapters(transformer, rank, alpha, key))
+        return Weights(in_float32(learned), resting, precision)
+    return Weights(in_float32(transformer), transformer if compared else None, precision)
+
+
+def in_float32(transformer: Transformer) -> Transformer:
+    """A copy, always: what learns is given away to be overwritten, what rests is not."""
+    return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), transformer)
 
 
 def adapted(weights: Weights) -> bool:
@@ -82,19 +106,24 @@ def learning_rate_at(learner: Any, iteration: Any, horizon: Any) -> Any:
     return rate * jnp.maximum(1.0 - iteration / horizon, 0.0) if learner.anneal else rate * 1.0
 
 
-def descend(learner: Any, learned: Any, optimiser: Any, gradient: Any, rate: Scalar) -> tuple[Any, Any]:
-    """One step of the optimiser: new weights and its new state."""
-    direction, optimiser = optimiser_of(learner).update(gradient, optimiser, learned)
-    return jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), learned, direction), optimiser
-
-
-def gradient_norm(gradient: Any) -> Any:
-    """The global norm, before any clipping."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(gradient)))
-
-
 Loss = Callable[[Any, Any], tuple[Any, Metrics]]
 """(learned weights, rows) to the rows' share of the batch's loss, and metrics that add up likewise."""
+
+
+def descended(
+    learner: Any, carry: tuple[Any, Any], loss: Loss, rows: Any, rate: Scalar
+) -> tuple[tuple[Any, Any], Metrics]:
+    """One step down the loss of these rows: new (learned weights, optimiser's state), and what was measured.
+
+    The gradient's norm is the global one, before any clipping.
+    """
+    learned, optimiser = carry
+    gradient, metrics = gradient_of(loss, learned, rows, learner.micro_batch)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(gradient)))
+    direction, optimiser = optimiser_of(learner).update(gradient, optimiser, learned)
+    learned = jax.tree.map(lambda p, d: (p - rate * d).astype(p.dtype), learned, direction)
+    metrics |= {"optimiser/gradient_norm": norm, "optimiser/learning_rate": jnp.asarray(rate)}
+    return (learned, optimiser), metrics
 
 
 def gradient_of(loss: Loss, learned: Any, rows: Any, micro_batch: int) -> tuple[Any, Metrics]:
