@@ -227,7 +227,7 @@ _SWING_UP = {
     "hidden": (64, 64),
 }
 PRESETS |= {
-    ("sac", "Pendulum-v1"): Preset(20_000, _SWING_UP, "being measured"),
+    ("sac", "Pendulum-v1"): Preset(20_000, _SWING_UP, "−142.6 [−151.7, −135.4], worst seed −155.0"),
     ("td3", "Pendulum-v1"): Preset(20_000, _SWING_UP, "−147.7 [−154.2, −139.0], worst seed −154.5"),
     ("pqn", "CartPole-v1"): Preset(
         500_000,
