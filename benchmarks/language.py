@@ -10,7 +10,7 @@
     log-probs              log π of 2,048 given tokens: 16 texts of 128, SmolLM2-135M
     training               one step of imitation: 8 texts of 128 tokens, gradient, clipping, AdamW
     limits                 bytes read and multiplications a second: what the figures above are held against
-    grpo                   one step of Dr. GRPO beside TRL's with transformers' generation: 2 prompts × 8 answers of 32
+    grpo                   one step of Dr. GRPO beside TRL's with transformers' generation: 4 prompts × 8 answers of 32
 
 Each side is a process of its own that has compiled and warmed up; then they take turns, one idle while the other works.
 A ratio is the median of the ratios of neighbouring pairs.  Both sides work in float32 on the same two threads and draw
@@ -44,7 +44,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "sample-64": {"model": "5M", "prompts": 8, "group": 8, "new": 64, "rounds": 5},
     "log-probs": {"model": SMOL, "rows": 16, "width": 128, "rounds": 4},
     "training": {"model": SMOL, "rows": 8, "width": 128, "rounds": 4},
-    "grpo": {"model": SMOL, "prompts": 2, "group": 8, "new": 32, "rounds": 3},
+    "grpo": {"model": SMOL, "prompts": 4, "group": 8, "new": 32, "rounds": 3},
 }
 
 

@@ -19,9 +19,11 @@ def test_a_task_s_own_answers_are_right_and_others_are_not(name):
     task = task_of(name)
     total = len(task.questions) + len(task.held_out)
     assert len(task.held_out) == round(0.2 * total)
-    prompts = {record["prompt"] for record in task.questions}
-    assert len(prompts) == len(task.questions)
-    assert not prompts & {record["prompt"] for record in task.held_out}
+    # in a conversation the prompt does not say what is asked for: the environment knows
+    asked = lambda record: (record["prompt"], record["answer"] if task.turns > 1 else "")  # noqa: E731
+    questions = {asked(record) for record in task.questions}
+    assert len(questions) == len(task.questions)
+    assert not questions & {asked(record) for record in task.held_out}
     for record in task.questions + task.held_out:
         assert sum(parts_of(task.reward(record, record["answer"])).values()) == pytest.approx(1.0)
         for wrong in ("", "77", "no"):
@@ -153,3 +155,21 @@ def test_signs_are_explained_once_and_counted(metrics, sign):
     assert signs.look({**sound, **metrics}) == []
     assert signs.counts == {sign: 2}
     assert signs.summary == f"{sign} in 2 iterations"
+
+
+def test_guessing_is_a_conversation():
+    task = task_of("guessing")
+    assert task.turns == 3
+    assert task.environment is not None
+    question = {"prompt": "guess 2-8:", "answer": "6"}
+    assert task.environment(question, ["5"]) == "higher:"
+    assert task.environment(question, ["5", "7"]) == "lower:"
+    assert task.environment(question, ["what"]) == "a number:"
+    assert task.environment(question, ["5", "7", "6"]) is None
+    assert task.reward is not None
+    assert task.reward(question, "5higher:7lower:6") == 1
+    assert task.reward(question, "6lower:7") == 0
+    assert task.reward(question, "what") == 0
+    # every number of a range is asked for
+    asked = [q["answer"] for q in [*task.questions, *task.held_out] if q["prompt"] == "guess 3-9:"]
+    assert sorted(asked) == list("3456789")
