@@ -17,9 +17,19 @@ from bellmark.run.directory import MetricsWriter, RunDirectory
 
 
 def make_run(
-    path, name="ppo", environment="CartPole-v1", rows=20, seeds=4, late=300.0, fields=None, metrics=True
+    path,
+    name="ppo",
+    environment="CartPole-v1",
+    rows=20,
+    seeds=4,
+    late=300.0,
+    fields=None,
+    metrics=True,
+    gap=None,
 ):
-    """A run of which seed s earns `late` + s in its second half, 10 before; 1000 steps and 0.1 s per row."""
+    """A run of which seed s earns `late` + s in its second half, 10 before; 1000 steps and 0.1 s per row. Its last
+    seed's greedy policy never ends in the first row, where a `gap` is given.
+    """
     run = RunDirectory.create(name, environment, path)
     run.write_config(
         {
@@ -43,11 +53,18 @@ def make_run(
                         else np.full(seeds, 10.0),
                         "episode/count": np.ones(seeds),
                         "loss/value": np.full(seeds, 1.0),
+                        **({} if gap is None else {"gap/greedy": gap_of(gap, seeds, row)}),
                     },
                 }
                 for row in range(rows)
             )
     return run
+
+
+def gap_of(gap, seeds, row):
+    values = np.full(seeds, gap)
+    values[-1] = np.inf if row == 0 else gap
+    return values
 
 
 @pytest.fixture(autouse=True)
@@ -168,3 +185,19 @@ def test_bad_input_is_one_line_and_draws_nothing(tmp_path):
             main(arguments)
         assert "\n" not in str(caught.value)
     assert not [path for path in tmp_path.iterdir() if path.suffix]
+
+
+def test_learners_that_know_the_optimum_are_compared_by_their_gap(tmp_path, capsys):
+    make_run(tmp_path / "near", "q_learning", "grid-world", gap=0.01, late=1.0)
+    make_run(tmp_path / "far", "sarsa", "grid-world", gap=0.5, late=2.0)
+    make_run(tmp_path / "other", "sarsa", "grid-world", gap=0.5, fields={"discount": 0.5})
+    make_run(tmp_path / "without", "sarsa", "grid-world")
+    main(["near", "far"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "gap of the greedy policy" in lines[0]
+    assert re.split(r"  +", lines[1].strip())[2] == number(0.01)
+    assert re.split(r"  +", lines[2].strip())[2] == number(0.5)
+    assert any("beats one of SARSA: 1.00" in line for line in lines), "the smaller gap is the better one"
+    for chosen in (["near", "without"], ["near", "other"], ["near", "far", "--metric", "episode/return"]):
+        main(chosen)
+        assert "gap" not in capsys.readouterr().out.splitlines()[0]

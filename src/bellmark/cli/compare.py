@@ -18,13 +18,14 @@ from bellmark.report import plots, statistics
 from bellmark.run.directory import RunDirectory
 
 DESCRIPTION = """Draw learning curves of one or several runs: interquartile mean over seeds, 95 % bootstrap
-band, against steps and against seconds.  Print what each run reached, how fast, and how sure that is."""
+band, against steps and against seconds.  Print what each run reached, how fast, and how sure that is.
+Where all runs know the exact optimum of one and the same model, the gap to it is what is drawn."""
 
 EXAMPLES = """examples:
   bellmark compare runs/ppo-CartPole-v1-* runs/reinforce-CartPole-v1-*
   bellmark compare runs/a runs/b --labels "clip 0.1,clip 0.3" --axis steps --output clip.svg"""
 
-RETURN = "episode/return"
+RETURN, GAP = "episode/return", "gap/greedy"
 FINAL_SHARE = 0.1
 """Where a run has no evaluation, its result is what it earned in this last share of its steps."""
 
@@ -55,14 +56,17 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="bellmark compare", description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or quoted patterns with *")
     parser.add_argument("--axis", choices=("both", *statistics.AXES), default="both", help="default both")
-    parser.add_argument("--metric", default=RETURN, help=f"default {RETURN}")
+    parser.add_argument("--metric", help=f"default {GAP} where all runs measure it, else {RETURN}")
     parser.add_argument("--labels", help="one name per run, separated by commas")
     parser.add_argument(
         "--output", default="compare.png", metavar="FILE", help="default compare.png; or .svg, .pdf"
     )
     given = parser.parse(arguments)
     plots.picture_path(given.output)
-    runs = [_read(path, given.metric) for path in _expanded(given.runs)]
+    runs = [_read(path) for path in _expanded(given.runs)]
+    metric = given.metric or _usual(runs)
+    for run in runs:
+        _check(run, metric)
     labels = _given_labels(given.labels, runs) if given.labels else _labels(runs)
     path = plots.comparison(
         [
@@ -71,9 +75,9 @@ def main(arguments: list[str]) -> int:
         ],
         given.output,
         axis=given.axis,
-        metric=given.metric,
+        metric=metric,
     )
-    _print(labels, runs, given.metric)
+    _print(labels, runs, metric)
     print(f"wrote {path}")
     return 0
 
@@ -94,18 +98,29 @@ def _expanded(patterns: list[str]) -> list[Path]:
     return list({path.resolve(): path for path in paths}.values())
 
 
-def _read(path: Path, metric: str) -> Compared:
-    """A run with something to show, or `BadInput` saying what is missing."""
+def _read(path: Path) -> Compared:
     directory = RunDirectory.open(path)
     if not directory.metrics_path.is_file():
         raise BadInput(f"{path} has no metrics yet; leave it out or wait for its first row")
-    columns = directory.metrics()
-    rows = len(columns["step"])
-    if not rows or (metric == RETURN and not np.isfinite(columns.get(RETURN, np.nan)).any()):
-        steps = int(columns["step"][-1]) if rows else 0
-        raise BadInput(f"{path} has not finished an episode in its {steps:,} steps; leave it out or wait")
-    statistics.learning(columns, metric, points=1)
-    return Compared(path, directory.read_config(), columns, _evaluation(directory.report / "evaluation.json"))
+    evaluation = _evaluation(directory.report / "evaluation.json")
+    return Compared(path, directory.read_config(), directory.metrics(), evaluation)
+
+
+def _usual(runs: list[Compared]) -> str:
+    """The gap, where it is known of every run and means the same in each; else the return."""
+    known = all(np.isfinite(run.columns.get(GAP, np.nan)).any() for run in runs)
+    discounts = {run.config["algorithm"]["fields"].get("discount") for run in runs}
+    alike = len({run.environment for run in runs}) == 1 and len(discounts) == 1
+    return GAP if known and alike else RETURN
+
+
+def _check(run: Compared, metric: str) -> None:
+    """**Raises** `BadInput` where the run has nothing to show."""
+    rows = len(run.columns["step"])
+    if not rows or (metric == RETURN and not np.isfinite(run.columns.get(RETURN, np.nan)).any()):
+        steps = int(run.columns["step"][-1]) if rows else 0
+        raise BadInput(f"{run.path} has not finished an episode in its {steps:,} steps; leave it out or wait")
+    statistics.learning(run.columns, metric, points=1)
 
 
 def _evaluation(path: Path) -> np.ndarray | None:
@@ -174,7 +189,7 @@ def _print(labels: list[str], runs: list[Compared], metric: str) -> None:
     headers = [
         "run",
         "seeds",
-        metric.removeprefix("episode/"),
+        f"gap of the {plots.GAPS[metric]}" if metric in plots.GAPS else metric.removeprefix("episode/"),
         "95 % interval",
         "seconds",
         "steps/s",
@@ -204,7 +219,7 @@ def _print(labels: list[str], runs: list[Compared], metric: str) -> None:
     # A table that goes into a file is not cut to the width of a terminal that nobody looks at.
     console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200)
     console.print(table)
-    for line in _remarks(labels, runs, scores, evaluated):
+    for line in _remarks(labels, runs, scores, evaluated, metric):
         console.print(line, style="dim", soft_wrap=True)
 
 
@@ -214,9 +229,10 @@ def _last_part(columns: dict[str, np.ndarray], metric: str) -> np.ndarray:
     """
     late = columns["step"] > (1 - FINAL_SHARE) * columns["step"][-1]
     weights = columns.get("episode/count") if metric.startswith("episode/") else None
-    part = statistics.trailing_mean(
-        columns[metric][late], int(late.sum()), None if weights is None else weights[late]
-    )
+    values = columns[metric][late]
+    if metric in plots.GAPS:  # infinite where a policy never ends
+        values = np.where(np.isfinite(values), values, np.nan)
+    part = statistics.trailing_mean(values, int(late.sum()), None if weights is None else weights[late])
     return part[-1]
 
 
@@ -231,12 +247,17 @@ def _reached(run: Compared) -> str:
     return f"{plots.compact(steps)} ({seconds:,.1f} s)"
 
 
-def _remarks(labels: list[str], runs: list[Compared], scores: list[Any], evaluated: bool) -> list[str]:
+def _remarks(
+    labels: list[str], runs: list[Compared], scores: list[Any], evaluated: bool, metric: str
+) -> list[str]:
     """What the table's numbers are, and when they should not be compared."""
     if evaluated:
         lines = ["Interquartile mean over seeds of the final policies' evaluation; 95 % bootstrap interval."]
     else:
-        lines = ["Interquartile mean over seeds of the last tenth of training; 95 % bootstrap interval."]
+        what = f"gap of the {plots.GAPS[metric]}" if metric in plots.GAPS else "value"
+        lines = [
+            f"Interquartile mean over seeds of the {what} in the last tenth of training; 95 % bootstrap interval."
+        ]
     environments = list(dict.fromkeys(run.environment for run in runs))
     if len(environments) > 1:
         lines.append(f"Not comparable: the environments differ ({', '.join(environments)}).")
@@ -247,6 +268,8 @@ def _remarks(labels: list[str], runs: list[Compared], scores: list[Any], evaluat
         lines.append("The runs have different numbers of seeds, and seconds are for all seeds together.")
     if len(runs) == 2:
         first, second = (statistics.mean(score) if score.ndim == 2 else score for score in scores)
+        if metric in plots.GAPS:  # the smaller the better
+            first, second = -first, -second
         share = statistics.probability_of_improvement(first, second)
         low, high = statistics.improvement_interval(first, second)
         sure = f", 95 % interval {low:.2f} to {high:.2f}" if math.isfinite(low) else ""

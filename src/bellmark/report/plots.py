@@ -162,16 +162,12 @@ def _draw_gaps(
     """
     ends, largest = [], 0.0
     for name, colour in zip(gaps, COLOURS[1:], strict=False):
-        finite = np.where(np.isfinite(columns[name]), columns[name], np.nan)
-        curve = learning({**columns, name: finite}, name)
+        finite = _finite(columns, name)
+        curve = learning(finite, name)
         draw_learning(axes, curve, colour, width=1.8)
         ends.append((f"{GAPS[name]}  {number(_last(curve)[1])}", colour))
-        largest = max(largest, float(np.nanmax(finite)))
-    top = math.floor(math.log10(max(largest, 1e-9)))
-    axes.set_yscale("symlog", linthresh=10.0 ** (top - 3), linscale=0.5)
-    axes.set_yticks([0.0, *(10.0**power for power in range(top - 3, top + 1))])
-    axes.set_ylim(0, 1.3 * max(largest, 1e-9))
-    axes.set_yticks([], minor=True)
+        largest = max(largest, float(np.nanmax(finite[name])))
+    _gap_axis(axes, largest)
     discount = config["algorithm"]["fields"].get("discount")
     of = f", discount {discount:g}" if isinstance(discount, int | float) else ""
     axes.set_title(f"exact gap to the optimum{of}", loc="left", fontsize=9.5, color=INK)
@@ -180,6 +176,22 @@ def _draw_gaps(
             1.0 - 0.33 * place, 1.03, text, transform=axes.transAxes, ha="right", color=colour, fontsize=9
         )
     steps_axis(axes, "")
+
+
+def _gap_axis(axes, largest: float) -> None:
+    """Logarithmic from `largest` down to a thousandth of it, then linear to 0."""
+    top = math.floor(math.log10(max(largest, 1e-9)))
+    axes.set_yscale("symlog", linthresh=10.0 ** (top - 3), linscale=0.5)
+    axes.set_yticks([0.0, *(10.0**power for power in range(top - 3, top + 1))])
+    axes.set_ylim(0, 1.3 * max(largest, 1e-9))
+    axes.set_yticks([], minor=True)
+
+
+def _finite(columns: Mapping[str, np.ndarray], metric: str) -> Mapping[str, np.ndarray]:
+    """A gap is infinite where a policy never ends: such rows are left out."""
+    if metric not in GAPS or metric not in columns:
+        return columns
+    return {**columns, metric: np.where(np.isfinite(columns[metric]), columns[metric], np.nan)}
 
 
 def comparison(
@@ -191,12 +203,15 @@ def comparison(
 ) -> Path:
     """Draw several runs, labelled at their line ends, against `steps`, `seconds` or `both`; returns `path`.
 
-    The threshold is drawn where all runs share it.  The colours repeat after seven runs, with dashes.
+    The threshold is drawn where all runs share it.  The colours repeat after seven runs, with dashes. Gaps to the
+    optimum are drawn on a logarithmic axis that ends at 0.
     """
     if not runs:
         raise BadInput("no run to compare; allowed: one or more")
     shown = ["steps", "seconds"] if axis == "both" else [axis]
-    curves = {name: [learning(run.columns, metric, axis=name) for run in runs] for name in shown}
+    curves = {
+        name: [learning(_finite(run.columns, metric), metric, axis=name) for run in runs] for name in shown
+    }
     thresholds = {run.threshold for run in runs}
     threshold = thresholds.pop() if len(thresholds) == 1 and metric == "episode/return" else None
     environments = list(dict.fromkeys(run.environment for run in runs if run.environment))
@@ -214,7 +229,7 @@ def comparison(
         )
         title_lines(
             figure,
-            _capital(_words(metric)) + (f" on {' and '.join(environments)}" if environments else ""),
+            _title(metric) + (f" on {' and '.join(environments)}" if environments else ""),
             f"interquartile mean over {_span(seeds)}, 95 % bootstrap band",
         )
         for panel, name in zip(panels, shown, strict=True):
@@ -227,6 +242,8 @@ def comparison(
             else:
                 steps_axis(panel, "training seconds, all seeds together")
         _values(panels[0], _words(metric))
+        if metric in GAPS:
+            _gap_axis(panels[0], max(float(np.nanmax(c.high, initial=0.0)) for c in curves[shown[0]]))
         ends = [
             (_last(curve), run.label, COLOURS[index % len(COLOURS)])
             for index, (run, curve) in enumerate(zip(runs, curves[shown[-1]], strict=True))
@@ -373,11 +390,14 @@ def end_labels(axes, ends, *, bold: bool = False, outside: bool = False) -> None
     overlap.
     """
     ends = [end for end in ends if math.isfinite(end[0][1])]
-    bottom, top = axes.get_ylim()
+    scale = axes.yaxis.get_transform()
+    limits = axes.get_ylim()
+    bottom, top = scale.transform(np.array(limits))
     height = axes.get_position().height * axes.figure.get_figheight() * 72  # points
     gap = 13 * (top - bottom) / height
-    places = _apart([end[0][1] for end in ends], gap, bottom, top)
-    axes.set_ylim(bottom, top)
+    heights = scale.transform(np.array([end[0][1] for end in ends], np.float64))
+    places = scale.inverted().transform(np.array(_apart(heights, gap, bottom, top), np.float64))
+    axes.set_ylim(*limits)
     right = axes.get_xlim()[1] if outside else None
     for ((x, y), label, colour), place in zip(ends, places, strict=True):
         dot(axes, x, y, colour)
@@ -483,8 +503,14 @@ def _words(metric: str) -> str:
     norm".
     """
     group, _, name = metric.rpartition("/")
+    if metric in GAPS:
+        return "gap"
     words = f"{name} {group}" if group == "loss" else name.replace("_", " ")
     return " ".join("KL" if word == "kl" else word for word in words.split())
+
+
+def _title(metric: str) -> str:
+    return f"Exact gap to the optimum, {GAPS[metric]}" if metric in GAPS else _capital(_words(metric))
 
 
 def _capital(text: str) -> str:
