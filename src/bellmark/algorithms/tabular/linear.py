@@ -248,6 +248,7 @@ class AbstractLinear(AbstractAlgorithm):
     # one driver for both: there is nothing in these that knows what a row of `values` stands for
     steps_per_iteration = AbstractTableLearner.steps_per_iteration
     step = AbstractTableLearner.step
+    loop_on = AbstractTableLearner.loop_on
     first_action = AbstractTableLearner.first_action
     observe = AbstractTableLearner.observe
 
