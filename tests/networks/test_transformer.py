@@ -14,6 +14,7 @@ from bellmark.networks.transformer import (
     LinearScaling,
     Llama3Scaling,
     Transformer,
+    product,
     rotary_frequencies,
 )
 
@@ -158,3 +159,20 @@ def test_a_model_goes_through_a_scan():
     model = shaken(ROTARY)
     _, same = jax.lax.scan(lambda carry, _: (carry, carry.norm.weight), model, length=2)
     assert eqx.tree_equal(same[0], model.norm.weight)
+
+
+@pytest.mark.parametrize("places", [(), (5,), (2, 3)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_a_product_is_the_matrix_products(places, dtype):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, weight = jax.random.normal(keys[0], (*places, 4), dtype), jax.random.normal(keys[1], (4, 6))
+    wanted = jax.random.normal(keys[2], (*places, 6))
+    found, expected = (
+        jax.grad(lambda x, w, f=f: jnp.sum(wanted * f(x, w)), (0, 1))(x, weight)
+        for f in (product, lambda x, w: x @ w)
+    )
+    assert [g.dtype for g in found] == [x.dtype, weight.dtype]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(
+            one.astype("float32"), other.astype("float32"), rtol=1e-2 if one.dtype != "float32" else 1e-5
+        )
