@@ -225,10 +225,12 @@ class HostEngine:
         """
         # of replay memories copies, also where environments cannot be put back: what is given away is gone
         self._before = [_kept(s) for s in self.captured(states)]
+        self.interruptible = True  # compiling may take long, and nothing of a row has been done
         if self._iteration is None:
             given = (self.algorithm, self._without_state(0), states[0])
             self._iteration = _HandedIteration(*given) if self.hosted else _HostIteration(*given)
         turns = [self._iteration.turn(p, s, self._pool) for p, s in zip(self.problems, states, strict=True)]
+        self.interruptible = False
         table: list[list[dict[str, float]]] = []
         for first in range(0, iterations, self.row_every):
             length = min(self.row_every, iterations - first)
