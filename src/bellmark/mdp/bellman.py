@@ -395,9 +395,7 @@ OWN_LENGTH_THRESHOLD = 1_000_000
 
 
 def own_length(branching: int, transitions: int) -> int:
-    """The length of rows to compile kernels for, 0 for any: a third to three quarters of the time goes where it is
-    compiled in.
-    """
+    """The length of rows to compile kernels for, 0 for any: loops of a length that is compiled in are unrolled."""
     return branching if 0 < branching <= 64 and transitions >= OWN_LENGTH_THRESHOLD else 0
 
 

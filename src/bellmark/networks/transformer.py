@@ -174,7 +174,7 @@ def product(x: Float[Array, "*B in"], weight: Float[Array, "in out"]) -> Float[A
     """xW, with a gradient of W that is written as it should be computed: all places in one, xᵀ dy, nothing transposed.
 
     Left to itself JAX asks for (dyᵀ x)ᵀ, for which XLA first computes dy, and all that it comes from, a second time in
-    transposed order: a block's gradient then takes 1.3 times as long on a CPU. Not for forward-mode derivatives.
+    transposed order, which a CPU is slow at (`benchmarks/LANGUAGE.md`). Not for forward-mode derivatives.
     """
     return x @ weight
 

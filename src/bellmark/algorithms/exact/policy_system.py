@@ -48,8 +48,7 @@ def extract_for(fixed: int) -> Any:
     ) -> None:
         """Write rows `start <= t < stop` of the system; a state without action has the equation x = 0.
 
-        `written[t]` is the action whose row stands there already (−2: none): improved policies differ in few
-        states.
+        `written[t]` is the action whose row stands there already (−2: none), which is not written again.
         """
         num_actions = rewards.shape[1]
         for t in range(np.uint64(start), np.uint64(stop)):

@@ -180,7 +180,7 @@ def _solution(
         discount=discount,
         tolerance=tolerance,
         converged=bool(np.max(upper - lower, initial=0.0) <= tolerance),
-        backup=lambda relative: problem.action_values(relative) - average,
+        backup=problem.action_values if gain is None else lambda v: problem.action_values(v) - average,
         reason=progress.reason,
         interrupted=interrupted,
         action_probabilities=probabilities,

@@ -77,32 +77,52 @@ def scan_any(values: Any, available: Any, s: int) -> Any:
 
 
 @inlined
+def scan_2(values: Any, s: int) -> Any:
+    """`scan` for two actions, both available."""
+    v0, v1 = values[s, _ZERO], values[s, _ONE]
+    return max(v0, v1), np.uint64(v1 >= v0), np.int64(1) + np.int64(v0 == v1)
+
+
+@inlined
+def scan_4(values: Any, s: int) -> Any:
+    """`scan` for four actions, all available: as a tree, in which no comparison waits for more than one other."""
+    v0, v1, v2, v3 = values[s, _ZERO], values[s, _ONE], values[s, _TWO], values[s, _THREE]
+    best = max(max(v0, v1), max(v2, v3))
+    first, second = np.int64(v0 == best), np.int64(v1 == best)
+    third, fourth = np.int64(v2 == best), np.int64(v3 == best)
+    return best, np.uint64(second + 2 * third + 3 * fourth), first + second + (third + fourth)
+
+
+@inlined
 def scan(values: Any, available: Any, s: int) -> Any:
     """max_a values(s, a), the last action that reaches it, and how many do. `available` [0, 0] means all."""
     best, choice, ties = -np.inf, _ZERO, np.int64(0)
     if len(available) == 0 and values.shape[1] == 2:
-        v0, v1 = values[s, _ZERO], values[s, _ONE]
-        best, choice, ties = max(v0, v1), np.uint64(v1 >= v0), np.int64(1) + np.int64(v0 == v1)
+        best, choice, ties = scan_2(values, s)
     elif len(available) == 0 and values.shape[1] == 4:
-        # four is what grids have: as a tree, no comparison waits for more than one other
-        v0, v1, v2, v3 = values[s, _ZERO], values[s, _ONE], values[s, _TWO], values[s, _THREE]
-        best = max(max(v0, v1), max(v2, v3))
-        first, second = np.int64(v0 == best), np.int64(v1 == best)
-        third, fourth = np.int64(v2 == best), np.int64(v3 == best)
-        ties = first + second + (third + fourth)
-        choice = np.uint64(second + 2 * third + 3 * fourth)
+        best, choice, ties = scan_4(values, s)
     else:
         best, choice, ties = scan_any(values, available, s)
     return best, choice, ties
 
 
 @inlined
+def highest_2(values: Any, s: int) -> float:
+    return max(values[s, _ZERO], values[s, _ONE])
+
+
+@inlined
+def highest_4(values: Any, s: int) -> float:
+    return max(max(values[s, _ZERO], values[s, _ONE]), max(values[s, _TWO], values[s, _THREE]))
+
+
+@inlined
 def highest(values: Any, available: Any, s: int) -> Any:
     """max_a values(s, a)."""
     if len(available) == 0 and values.shape[1] == 2:
-        return max(values[s, _ZERO], values[s, _ONE])
+        return highest_2(values, s)
     if len(available) == 0 and values.shape[1] == 4:
-        return max(max(values[s, _ZERO], values[s, _ONE]), max(values[s, _TWO], values[s, _THREE]))
+        return highest_4(values, s)
     best, _, _ = scan_any(values, available, s)
     return best
 

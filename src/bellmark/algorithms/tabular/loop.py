@@ -91,7 +91,7 @@ def _enter(
     return s, np.uint64(begin(settings, values, visits, available, generator, place[3], s, *memory))
 
 
-def _loop(
+def one_seed(
     settings: Any,
     tables: Any,
     values: Any,
@@ -115,7 +115,7 @@ def _loop(
     running[0] = total
 
 
-def _loop_of_two(
+def two_seeds(
     settings: Any,
     tables: Any,
     available: Any,
@@ -166,8 +166,8 @@ def _loop_of_two(
 
 
 def loop_around(begin: Any, learn: Any) -> Any:
-    """`_loop` compiled around two kernels."""
-    return _around(_loop, "loop_around", begin, learn)
+    """`one_seed` compiled around two kernels."""
+    return _around(one_seed, "loop_around", begin, learn)
 
 
 def loop_of_two_around(begin: Any, learn: Any) -> Any:
@@ -175,23 +175,30 @@ def loop_of_two_around(begin: Any, learn: Any) -> Any:
 
     The seeds share nothing that either writes to; each one's numbers are those that it has alone.
     """
-    return _around(_loop_of_two, "loop_of_two_around", begin, learn)
+    return _around(two_seeds, "loop_of_two_around", begin, learn)
 
 
 def _around(loop: Any, title: str, begin: Any, learn: Any) -> Any:
-    """A loop compiled around two kernels.
-
-    A closure over kernels cannot be kept on disk by Numba (a kernel's identity differs from process to process), a
-    function with globals of its own can: it gets the learner's file and a name of its own, so that what is kept is
-    found again, and compiled anew when the learner's file has changed.
-    """
-    name = f"{title}_{learn.py_func.__name__}"
-    source = inspect.getfile(learn.py_func)
+    """A loop compiled around two kernels. It gets the learner's file, and is compiled anew when that has changed."""
     # episodes begin seldom: called, so that the loop stays small and compiles quickly
     kernels = {**globals(), "begin": called(begin.py_func), "learn": learn}
-    kernels["advance"] = inlined(types.FunctionType(_advance.__code__, kernels))
-    kernels["enter"] = inlined(types.FunctionType(_enter.__code__, kernels))
+    source, name = inspect.getfile(learn.py_func), f"{title}_{learn.py_func.__name__}"
+    return assembled(
+        loop, name, source, learn.py_func.__module__, kernels, {"advance": _advance, "enter": _enter}
+    )
+
+
+def assembled(
+    loop: Any, name: str, source: str, module: str, kernels: dict[str, Any], parts: dict[str, Any]
+) -> Any:
+    """`loop` compiled with `parts` inside it, all of them reading `kernels` as their globals.
+
+    A closure over kernels cannot be kept on disk by Numba (a kernel's identity differs from process to process), a
+    function with globals of its own can: it gets a file and a name of its own, so that what is kept is found again.
+    """
+    for title, part in parts.items():
+        kernels[title] = inlined(types.FunctionType(part.__code__, kernels))
     code = loop.__code__.replace(co_filename=source, co_name=name, co_qualname=name)
     function = types.FunctionType(code, kernels, name)
-    function.__qualname__, function.__module__ = name, learn.py_func.__module__
+    function.__qualname__, function.__module__ = name, module
     return kernel(function)
