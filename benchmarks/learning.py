@@ -7,8 +7,8 @@
 
 Presets were tuned on seeds from 100 on; here they meet seeds 0 to 9, on MuJoCo seeds 0 to 2.  For every case there
 comes into `results/` a `learning-….json` (what was trained, by which version, on which machine, in what time, what it
-reached, the learning curve) and a `learning-….csv` (every evaluation episode).  `results/learning.png` shows all cases
-that are there.
+reached, the learning curve) and a `learning-….csv` (every evaluation episode).  `results/learning_….png`, one for each
+family, show all cases that are there; `--draw` does nothing but draw them.
 """
 
 import argparse
@@ -17,14 +17,14 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import bellmark as bm
-from bellmark.algorithms import fields_of
+from bellmark.algorithms import algorithm_class, fields_of
 from bellmark.report import plots
 from bellmark.report.statistics import Learning, interquartile_mean, interval, learning
 from bellmark.run.machine import machine, versions
@@ -145,30 +145,66 @@ def compact(result: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def draw(path: Path) -> None:
-    """One panel per case: return against steps, interquartile mean and 95 % bootstrap band over ten seeds."""
+FAMILIES: dict[str, tuple[str, Callable[[str, str], bool]]] = {
+    "mujoco": ("What the presets learn: MuJoCo", lambda _, environment: environment in MUJOCO),
+    "trust_regions": (
+        "What the presets learn: PPO, trust regions and natural gradients",
+        lambda algorithm, _: algorithm.removeprefix("recurrent_") in NEAR,
+    ),
+    "policy_gradient": (
+        "What the presets learn: policy gradients and actor–critics",
+        lambda algorithm, _: module_of(algorithm).startswith("bellmark.algorithms.policy_gradient"),
+    ),
+    "values": ("What the presets learn: tables, linear and deep values, continuous control", lambda *_: True),
+}
+"""The figures: file, title, and what belongs there that no figure before it has taken."""
+NEAR = ("ppo", "ppo_penalty", "trpo", "natural_policy_gradient", "acktr")
+"""Those that keep a step's policy near the last one."""
+
+
+def module_of(algorithm: str) -> str:
+    return algorithm_class(algorithm).__module__
+
+
+def draw(folder: Path) -> list[Path]:
+    """One figure per family, one panel per case: the interquartile mean of the return against steps, and its band."""
     found = [RESULTS / f"{file_name(case)}.json" for case in CASES]
-    results = [json.loads(file.read_text()) for file in found if file.exists()]
-    columns = min(3, len(results))
+    left = [json.loads(file.read_text()) for file in found if file.exists()]
+    files = []
+    for name, (title, belongs) in FAMILIES.items():
+        taken = [result for result in left if belongs(result["algorithm"], result["environment"])]
+        left = [result for result in left if result not in taken]
+        if taken:
+            # of one algorithm beside each other, in the presets' order
+            first = list(dict.fromkeys(result["algorithm"] for result in taken))
+            taken.sort(key=lambda result: first.index(result["algorithm"]))
+            files.append(folder / f"learning_{name}.png")
+            draw_family(files[-1], title, taken)
+    return files
+
+
+def draw_family(path: Path, title: str, results: Sequence[dict[str, Any]]) -> None:
+    columns = 3 if len(results) <= 6 else 4
     rows = -(-len(results) // columns)
     with plots.style():
-        figure = plots.new_figure(3.7 * columns, 0.75 + 2.6 * rows)
+        figure = plots.new_figure(3.3 * columns, 0.95 + 2.2 * rows)
         height = figure.get_figheight()
+        seeds = {3: "three", 10: "ten"}[len(results[0]["seeds"])]
         plots.title_lines(
             figure,
-            "What the presets learn",
-            "return against environment steps per seed: interquartile mean of ten seeds (MuJoCo: three) with its 95 % "
-            "band; dot and number: the final policies, deterministic",
+            title,
+            f"return against environment steps per seed: interquartile mean of {seeds} seeds with its 95 % band; "
+            "dot and number: the final policies, deterministic",
         )
         grid = figure.add_gridspec(
             rows,
             columns,
-            left=0.07,
+            left=0.055 if columns == 4 else 0.07,
             right=0.975,
             top=1 - 1.05 / height,
-            bottom=0.45 / height,
-            wspace=0.28,
-            hspace=0.55,
+            bottom=0.4 / height,
+            wspace=0.32,
+            hspace=0.6,
         )
         for index, result in enumerate(results):
             axes = figure.add_subplot(grid[index // columns, index % columns])
@@ -181,11 +217,26 @@ def draw(path: Path) -> None:
             )
             reached = result["interquartile_mean"]
             plots.dot(axes, curve["position"][-1], reached, plots.COLOURS[0])
-            title = f"{plots.algorithm_title(result['algorithm'])} · {result['environment']}"
-            axes.set_title(f"{title}   {reached:.1f}", loc="left", fontsize=9, color=plots.INK)
+            if np.isnan(curve["centre"]).all():
+                axes.text(
+                    0.04,
+                    0.1,
+                    "no episode ends meanwhile",
+                    transform=axes.transAxes,
+                    fontsize=8,
+                    color=plots.GREY,
+                )
+            axes.set_title(panel_title(result), loc="left", fontsize=9, color=plots.INK)
+            axes.set_title(plots.number(reached), loc="right", fontsize=9, color=plots.COLOURS[0])
             axes.tick_params(labelsize=8)
             plots.steps_axis(axes, "", ticks=4)
         plots.save(figure, path)
+
+
+def panel_title(result: dict[str, Any]) -> str:
+    """In two lines, for a panel is narrow."""
+    environment = result["environment"].replace("gymnasium:", "Gymnasium ")
+    return f"{plots.algorithm_title(result['algorithm'])}\n{environment}"
 
 
 def line(result: dict[str, Any]) -> str:
@@ -203,7 +254,8 @@ if __name__ == "__main__":
         "cases", nargs="*", metavar="CASE", help="ALGORITHM:ENVIRONMENT, all presets if none is named"
     )
     parser.add_argument("--keep", help="the folder where runs are kept and gone on with")
+    parser.add_argument("--draw", action="store_true", help="draw what is there, and train nothing")
     given = parser.parse_args()
-    for case in given.cases or CASES:
+    for case in [] if given.draw else given.cases or CASES:
         print(line(measure(case, given.keep)), flush=True)
-    draw(RESULTS / "learning.png")
+    draw(RESULTS)

@@ -492,10 +492,13 @@ def _bins(values: np.ndarray) -> int:
 
 
 def algorithm_title(name: str) -> str:
-    """`ppo` as PPO, `q_learning` as Q learning."""
+    """`ppo` as PPO, `recurrent_ppo` as Recurrent PPO, `q_learning` as Q learning."""
     if "_" not in name and (len(name) <= 5 or name == "reinforce"):
         return name.upper()
-    return _capital(name.replace("_", " "))
+    return _capital(" ".join(word.upper() if word in _ABBREVIATIONS else word for word in name.split("_")))
+
+
+_ABBREVIATIONS = ("a2c", "dqn", "ppo", "qr", "sac", "sarsa", "td")
 
 
 def _words(metric: str) -> str:

@@ -279,6 +279,9 @@ PRESETS |= {
     ("ppo", "Hopper-v5"): Preset(
         300_000, _MUJOCO_PPO, "2264.8 [1996.5, 3162.8], worst seed 2000.1, of three"
     ),
+    ("vpg", "Walker2d-v5"): Preset(
+        300_000, _MUJOCO_VPG, "1250.1 [698.7, 3221.2], worst seed 698.5, of three"
+    ),
 }
 
 
