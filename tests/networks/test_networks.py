@@ -1,5 +1,7 @@
 """Networks: their scales at the start, their shapes, and that NumPy computes what the compiler does."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from bellmark.networks.convolution import Convolution, convolved
 from bellmark.networks.mlp import MLP, Linear
+from bellmark.networks.recurrent import GRU
 
 KEY = jax.random.key(0)
 
@@ -135,3 +138,15 @@ def test_a_convolution_is_xlas(size, stride):
     numbers = ("NHWC", "HWIO", "NHWC")
     want = jax.lax.conv_general_dilated(x, kernel, (stride, stride), "VALID", dimension_numbers=numbers)
     np.testing.assert_allclose(convolved(x, kernel, stride), want, atol=1e-4)
+
+
+@pytest.mark.parametrize("start", [lambda key: MLP.start(4, (8,), 2, key), lambda key: GRU.start(3, 4, key)])
+def test_starts_side_by_side_are_those_of_each_and_factorise_no_batch(start):
+    """On two cores two batches of factorisations under way at a time wait for each other's threads, for ever."""
+    keys = jax.random.split(KEY, 3)
+    many, alone = jax.vmap(start)(keys), [start(key) for key in keys]
+    for together, *each in zip(*(jax.tree.leaves(tree) for tree in (many, *alone)), strict=True):
+        assert np.array_equal(together, np.stack(each))
+    factorised = [line for line in str(jax.make_jaxpr(jax.vmap(start))(keys)).split("\n") if "= qr[" in line]
+    assert factorised
+    assert not [line for line in factorised if re.search(r"\[\d+,\d+,\d+\]", line)]

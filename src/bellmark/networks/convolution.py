@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bellmark.networks.mlp import MLP, Activation, layer_norm
+from bellmark.networks.orthogonal import orthogonal
 from bellmark.types import Key
 
 NATURE = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
@@ -67,8 +68,7 @@ class Convolution(eqx.Module):
         kernels, biases = [], []
         for (out, size, stride), layer_key in zip(plan, keys, strict=True):
             size = min(size, height, width)
-            orthogonal = jax.nn.initializers.orthogonal(math.sqrt(2.0))
-            kernels.append(orthogonal(layer_key, (size, size, channels, out), jnp.float32))
+            kernels.append(orthogonal(layer_key, (size, size, channels, out), math.sqrt(2.0)))
             biases.append(jnp.zeros(out))
             height, width = (height - size) // stride + 1, (width - size) // stride + 1
             channels = out

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from bellmark.networks.orthogonal import orthogonal
 from bellmark.types import Key
 
 Activation = Literal["tanh", "relu", "silu"]
@@ -55,8 +56,7 @@ class Linear(eqx.Module):
 
     @staticmethod
     def start(inputs: int, outputs: int, key: Key, scale: float) -> "Linear":
-        orthogonal = jax.nn.initializers.orthogonal(scale)
-        return Linear(orthogonal(key, (inputs, outputs), jnp.float32), jnp.zeros(outputs))
+        return Linear(orthogonal(key, (inputs, outputs), scale), jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
         outputs = self.weight.shape[1]

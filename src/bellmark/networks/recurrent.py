@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float
 
 from bellmark.networks.convolution import Convolution
 from bellmark.networks.mlp import ACTIVATIONS, HOST_ACTIVATIONS, MLP, Activation
+from bellmark.networks.orthogonal import orthogonal
 from bellmark.types import Key
 
 
@@ -36,11 +37,10 @@ class GRU(eqx.Module):
     @staticmethod
     def start(inputs: int, size: int, key: Key) -> "GRU":
         """Every gate's matrices orthogonal (Saxe et al., 2014), all biases zero."""
-        orthogonal = jax.nn.initializers.orthogonal()
         keys = jax.random.split(key, 6)
         return GRU(
-            jnp.concatenate([orthogonal(k, (inputs, size), jnp.float32) for k in keys[:3]], axis=1),
-            jnp.concatenate([orthogonal(k, (size, size), jnp.float32) for k in keys[3:]], axis=1),
+            jnp.concatenate([orthogonal(k, (inputs, size)) for k in keys[:3]], axis=1),
+            jnp.concatenate([orthogonal(k, (size, size)) for k in keys[3:]], axis=1),
             jnp.zeros(3 * size),
             jnp.zeros(size),
         )
