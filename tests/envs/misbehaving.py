@@ -40,6 +40,15 @@ class Saved(Honest):
         self.steps, self.noise = int(state["steps"]), float(state["noise"])
 
 
+class Turned(Saved):
+    """Pushed and pulled with a strength between −3 and 1."""
+
+    action_space = Box(-3.0, 1.0, (1,))
+
+    def step(self, action):
+        return super().step(action.item())
+
+
 class Broken(Honest):
     """Wrong at its third step, in the way that `fault` names."""
 

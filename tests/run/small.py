@@ -54,6 +54,15 @@ RECURRENT_A2C_SMALL = RecurrentA2C(
     environments=2, rollout_length=10, hidden=(8,), memory=8, normalise_observations=True
 )
 A3C_SMALL = A3C(environments=4, actors=2, rollout_length=5, hidden=(8,))
+REPLAYED = {
+    **SCALED,
+    "rollout_length": 4,
+    "train_every": 4,
+    "batch_size": 8,
+    "learning_start": 64,
+    "replay_capacity": 200,
+}
+"""Of learners from a replay memory, whose ring 800 steps fill and write over."""
 A3C_FLAGS = ["--environments=4", "--actors=2", "--rollout-length=5", "--hidden=8"]
 TRUSTED_FLAGS = ["--environments=2", "--rollout-length=24", "--hidden=8", "--normalise-rewards=yes"]
 RECURRENT_FLAGS = [

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import Quiet
+from small import REPLAYED, Quiet
 
 from bellmark.algorithms.continuous.sac import SAC
 from bellmark.algorithms.value_based.dqn import DQN
@@ -22,32 +22,15 @@ from bellmark.run.interrupts import Interrupts
 from bellmark.types import Episodes, Rollout, Transition
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "envs"))
-from misbehaving import Honest, Saved
+from misbehaving import Honest, Saved, Turned
 
-SMALL = {
-    "environments": 2,
-    "rollout_length": 4,
-    "train_every": 4,
-    "hidden": (8,),
-    "batch_size": 8,
-    "n_step": 3,
-    "learning_start": 64,
-    "replay_capacity": 200,
-    "normalise_observations": True,
-}
+SMALL = {**REPLAYED, "n_step": 3}
 GIVEN = {"steps": 800, "seeds": [0, 3]}
 
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-4)
-
-
-class Turned(Saved):
-    action_space = gymnasium.spaces.Box(-3.0, 1.0, (1,))
-
-    def step(self, action):
-        return super().step(action.item())
 
 
 def test_what_is_handed_is_what_the_compiled_memory_gives():

@@ -6,9 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-import gymnasium
 import pytest
-from small import Quiet, assert_same
+from small import REPLAYED, Quiet, assert_same, share_programs
 
 from bellmark.algorithms.continuous.ddpg import DDPG
 from bellmark.algorithms.continuous.discrete_sac import DiscreteSAC
@@ -19,37 +18,22 @@ from bellmark.algorithms.value_based.dqn import DQN
 from bellmark.algorithms.value_based.pqn import PQN
 from bellmark.algorithms.value_based.r2d2 import R2D2
 from bellmark.algorithms.value_based.rainbow import Rainbow
+from bellmark.cli.main import run
 from bellmark.envs.registry import resolve
 from bellmark.errors import BadInput
 from bellmark.run import train as loop
 from bellmark.run.interrupts import Interrupts
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "envs"))
-from misbehaving import Honest, Saved
+from misbehaving import Honest, Saved, Turned
 
-SMALL = {
-    "environments": 2,
-    "rollout_length": 4,
-    "train_every": 4,
-    "hidden": (8,),
-    "batch_size": 8,
-    "n_step": 2,
-}
-SMALL |= {"learning_start": 64, "replay_capacity": 200, "double": True, "normalise_observations": True}
+SMALL = {**REPLAYED, "n_step": 2, "double": True}
 
 
 @pytest.fixture(autouse=True)
 def short_chunks(monkeypatch):
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-4)
-
-
-class Turned(Saved):
-    """Pushed and pulled with a strength between −3 and 1."""
-
-    action_space = gymnasium.spaces.Box(-3.0, 1.0, (1,))
-
-    def step(self, action):
-        return super().step(action.item())
+    share_programs(monkeypatch)
 
 
 TINY = {"environments": 2, "rollout_length": 4, "hidden": (8,)}
@@ -173,7 +157,10 @@ def test_a_killed_process_loses_nothing(tmp_path, what):
     flags += ["--replay-capacity=2000", "--learning-start=64", "--episodes=2"]
     words = [sys.executable, "-m", "bellmark.cli.main"]
     start = [*words, "train", *what, "--steps=20_000", "--checkpoint-seconds=0.02", *flags]
-    subprocess.run([*start, f"--directory={tmp_path / 'straight'}"], check=True, capture_output=True)
+    assert (
+        run(["train", *what, "--steps=20_000", *flags, "--quiet", f"--directory={tmp_path / 'straight'}"])
+        == 0
+    )
     broken = tmp_path / "broken"
     process = subprocess.Popen(
         [*start, f"--directory={broken}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -183,7 +170,7 @@ def test_a_killed_process_loses_nothing(tmp_path, what):
         time.sleep(0.005)
     process.kill()
     assert process.wait() != 0, "the process had ended before it was killed"
-    subprocess.run([*words, "resume", str(broken)], check=True, capture_output=True)
+    assert run(["resume", str(broken), "--quiet"]) == 0
     assert_same(tmp_path / "straight", broken)
 
 
