@@ -155,15 +155,55 @@ def a2c_gymnasium(peers: str) -> dict[str, Any]:
     return in_turn(mine, Worker(peers, "stable_baselines3_a2c.py", 10_240, best_threads(peers)), 5)
 
 
-def a2c_and_ppo(peers: str) -> dict[str, Any]:
-    """The same arithmetic: one gradient of every rollout of 8 × 128 steps, by Adam."""
-    del peers
-    once = {"rollout_length": 128, "trace_decay": 0.95, "normalise_advantage": True}
-    mine, theirs = (
-        Worker(sys.executable, "ours.py", "CartPole-v1", 1, 409_600, name, json.dumps(once | fields))
-        for name, fields in (("a2c", {"optimiser": "adam"}), ("ppo", {"epochs": 1, "minibatches": 1}))
-    )
-    return in_turn(mine, theirs, 7)
+def whole_iterations(
+    mine: tuple[str, dict[str, Any]], theirs: tuple[str, dict[str, Any]], steps: int = 409_600
+) -> Callable[[str], dict[str, Any]]:
+    """Two of Bellmark's own learners, set to the same arithmetic: steps per second of rollouts and updates."""
+
+    def measure(peers: str) -> dict[str, Any]:
+        del peers
+        workers = (
+            Worker(sys.executable, "ours.py", "CartPole-v1", 1, steps, name, json.dumps(fields))
+            for name, fields in (mine, theirs)
+        )
+        return in_turn(*workers, 7)
+
+    return measure
+
+
+ONCE = {"rollout_length": 128, "trace_decay": 0.95}
+"""One gradient of every rollout of 8 × 128 steps; a step of every environment where an algorithm takes no more."""
+ONE_PASS = {"epochs": 1, "minibatches": 1}
+PPO_ONCE = ("ppo", {**ONCE, **ONE_PASS})
+BESIDE_PPO = {
+    "a2c": (("a2c", {**ONCE, "optimiser": "adam", "normalise_advantage": True}), PPO_ONCE),
+    # eight actors push a gradient of 128 steps each
+    "a3c": (("a3c", {**ONCE, "optimiser": "adam"}), ("ppo", {**ONCE, "epochs": 1, "minibatches": 8})),
+    "reinforce": (
+        (
+            "reinforce",
+            {"rollout_length": 1024, "baseline": "state", "hidden": [64, 64]}
+            | {"value_epochs": 1, "value_minibatches": 1},
+        ),
+        ("ppo", {**ONCE, **ONE_PASS, "rollout_length": 1024}),
+    ),
+    "actor_critic": (
+        ("actor_critic", {"environments": 8}),
+        ("ppo", {**ONE_PASS, "rollout_length": 1}),
+        40_960,
+    ),
+    "q_actor_critic": (
+        ("q_actor_critic", {"environments": 8}),
+        ("ppo", {**ONE_PASS, "rollout_length": 1}),
+        40_960,
+    ),
+    "recurrent_a2c": (
+        ("recurrent_a2c", {**ONCE, "optimiser": "adam"}),
+        ("recurrent_ppo", {**ONCE, **ONE_PASS, "sequence_length": 128}),
+        102_400,
+    ),
+}
+"""An on-policy learner and PPO, of equally many gradients of equally many samples."""
 
 
 def dqn_against_stable_baselines3(peers: str) -> dict[str, Any]:
@@ -371,7 +411,13 @@ PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "gymnasium": ("PPO, both on 8 of Gymnasium's CartPole / Stable-Baselines3", gymnasium),
     "a2c": ("A2C, compiled CartPole / Stable-Baselines3 on Gymnasium's", a2c),
     "a2c-gymnasium": ("A2C, both on 8 of Gymnasium's CartPole / Stable-Baselines3", a2c_gymnasium),
-    "a2c-ppo": ("A2C / PPO, both Bellmark's, one gradient of 8 × 128 steps, compiled", a2c_and_ppo),
+    **{
+        f"{name.replace('_', '-')}-ppo": (
+            f"{name} / {pair[1][0]}, both Bellmark's, gradients of equally many samples, compiled CartPole",
+            whole_iterations(*pair),  # type: ignore[arg-type]
+        )
+        for name, pair in BESIDE_PPO.items()
+    },
     "recurrent": ("recurrent PPO, compiled CartPole / sb3-contrib on Gymnasium's", recurrent),
     "recurrent-gymnasium": (
         "recurrent PPO, both on 8 of Gymnasium's CartPole / sb3-contrib",
@@ -381,7 +427,7 @@ PARTS: dict[str, tuple[str, Callable[[str], dict[str, Any]]]] = {
     "trpo-gymnasium": ("TRPO, both on 8 of Gymnasium's CartPole / sb3-contrib", trpo_gymnasium),
     **{
         f"update-{name}": (f"{name}'s update for the same arithmetic / PPO's", update_of(name))
-        for name in ("natural_policy_gradient", "trpo", "ppo_penalty", "acktr")
+        for name in ("vpg", "natural_policy_gradient", "trpo", "ppo_penalty", "acktr")
     },
     "dqn": ("DQN, one update per step, compiled CartPole / Stable-Baselines3", dqn_against_stable_baselines3),
     "dqn-rejax": ("DQN, one update per step, eight compiled CartPoles / rejax", dqn_against_rejax),

@@ -14,7 +14,8 @@ from bellmark.run.train import open_engine, seeds_from
 def main(environment: str, seeds: int, steps: int, name: str = "ppo", fields: str = "{}") -> None:
     # the defaults; PPO's: 8 environments × 128 steps, 4 epochs × 4 minibatches, two tanh layers of 64
     algorithm = make_algorithm(name, json.loads(fields))
-    per_iteration = algorithm.environments * algorithm.rollout_length
+    # online learners have no rollout: one step of every environment
+    per_iteration = algorithm.environments * getattr(algorithm, "rollout_length", 1)
     iterations = steps // per_iteration
     config = {
         "seeds": seeds_from(seeds),

@@ -26,6 +26,8 @@ def passes(algorithm, metrics) -> float:
     if algorithm.name in ("ppo", "ppo_penalty"):
         both = VALUES + algorithm.epochs * (3 + 3)
         return both + (algorithm.name == "ppo_penalty")  # the divergence at the end
+    if algorithm.name == "vpg":
+        return VALUES + 3 + algorithm.value_epochs * 3
     if algorithm.name == "acktr":
         # actor: gradient, slopes (forwards, and backwards without weights), two second moments, the divergence
         return VALUES + (3 + 2 + 2 + 1) + (3 + 2 + 2)

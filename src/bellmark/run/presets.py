@@ -171,6 +171,11 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         "−150.5 [−159.7, −142.5], worst seed −163.7",
     ),
+    ("actor_critic", "CartPole-v1"): Preset(
+        300_000,
+        {"discount": 0.98, "value_learning_rate": 1e-3, "environments": 8},
+        "500.0 [255.4, 500.0], worst seed 9.4",
+    ),
     ("reinforce", "CartPole-v1"): Preset(
         1_000_000, {"environments": 16}, "500.0 [500.0, 500.0], worst seed 500.0"
     ),
