@@ -187,19 +187,19 @@ def our_training(folder: Path, given: dict[str, Any]) -> Go:
     from bellmark.algorithms.language.problem import Example
     from bellmark.algorithms.language.sft import SFT
     from bellmark.language import load
+    from bellmark.language.problem import LanguageProblem
     from bellmark.language.train import finish_iteration
 
     tokens = random_tokens(folder, given["rows"], given["width"]).tolist()
 
-    class Problem:
-        budget, transformer = 100, load(folder).transformer
-
+    class Given(LanguageProblem):
         def examples(self, iteration, count):
             return [Example(row[:1], row[1:]) for row in tokens]
 
-    problem = Problem()
+    problem = Given(load(folder), budget=100)
     learner = SFT(batch_size=given["rows"], width=given["width"], micro_batch=given["rows"])
     held = {"state": learner.init(problem, jax.random.key(0))}
+    problem.let_go()
 
     def go() -> Any:
         state, data = learner.collect(problem, held.pop("state"))
@@ -249,6 +249,7 @@ def our_grpo(folder: Path, given: dict[str, Any]) -> Go:
         learning_rate=1e-6,
     )
     held = {"state": learner.init(problem, jax.random.key(0))}
+    problem.let_go()
 
     def go() -> Any:
         state, data = learner.collect(problem, held.pop("state"))

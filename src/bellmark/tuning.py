@@ -166,6 +166,8 @@ def tune(
             "these data have no answers, so a reward must be named: exact, number, regex:PATTERN, …"
         )
     problem = _problem(started, task, pairs, steps, seed, options)
+    # the problem holds the model from here on, and lets go of it where nothing is compared with it
+    del started, model
     problem.check_room(getattr(method, "max_new_tokens", 0))
     evaluation = {
         "evaluation_every": evaluation_every,
@@ -343,6 +345,7 @@ def resume_language(
     if task is not None:
         task = _with_environment(task, environment, options.get("turns"))
     problem = _problem(started, task, pairs, config["steps"], config["seeds"][0], options)
+    del started
     with Interrupts() as interrupts, make_progress(sys.stderr, quiet=not progress) as shown, run.lock():
         clean(run, config, shown)
         run.write_config(config)

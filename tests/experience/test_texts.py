@@ -41,7 +41,8 @@ def texts(completions):
 
 
 def test_texts_are_prompts_with_answers(completions, texts):
-    assert texts.tokens.shape == (12, 32)
+    # the longest has 13 to 17 tokens, the last of which predicts nothing: 16 and one
+    assert texts.tokens.shape == (12, 17)
     assert completions.ended.any()
     for row, answer in enumerate(completions):
         text = [*answer.prompt, *answer.tokens]
@@ -49,6 +50,8 @@ def test_texts_are_prompts_with_answers(completions, texts):
         assert int(texts.start[row]) == len(answer.prompt)
     with pytest.raises(BadInput, match=r"width is 8; the longest text has 1[0-9] tokens"):
         texts_of(completions, width=8)
+    longest = int((texts.start + texts.mask.sum(1)).max())
+    assert texts_of(completions, context=longest).tokens.shape == (12, longest)
 
 
 def test_sampler_and_trainer_agree(transformer, texts):

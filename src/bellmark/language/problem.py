@@ -7,6 +7,7 @@ iteration alone, so nothing of it needs saving.
 import json
 from collections.abc import Callable, Sequence
 
+import equinox as eqx
 import numpy as np
 
 from bellmark.algorithms.language.problem import Example, Pair, Question, Scores
@@ -52,6 +53,11 @@ class LanguageProblem:
         self.prompts = [self.prompt_of(record["prompt"], number) for number, record in enumerate(records)]
         self.held_out = list(task.held_out) if task is not None else []
         self._given: dict[tuple[int, str], list[int]] = {}
+
+    def let_go(self) -> None:
+        """Forget the weights, which a learner that compares with nothing holds a copy of; sizes and types stay."""
+        self.transformer = eqx.filter_eval_shape(lambda transformer: transformer, self.transformer)
+        self.model = self.model.with_transformer(self.transformer)
 
     def prompt_of(self, text: str, number: int) -> list[int]:
         tokens = self.model.chat_prompt(text) if self.chat else self.model.encode(text)

@@ -34,7 +34,11 @@ class RewardModel:
 
     def scores(self, prompts: list[list[int]], answers: Completions) -> np.ndarray:
         """[N], one score per answer; the prompts are the answers' own."""
-        return np.asarray(_scores(self.model.transformer, self.head, texts_of(answers)))
+        return np.asarray(
+            _scores(
+                self.model.transformer, self.head, texts_of(answers, context=self.model.architecture.context)
+            )
+        )
 
     def save(self, folder: str | Path) -> None:
         self.model.save(folder)

@@ -193,7 +193,9 @@ def task_of(
         learned, held = _split(name, list(make()))
     elif Path(name).expanduser().is_file():
         records = read_records(name)
-        learned, held = (records, read_records(held_out)) if held_out else _split(Path(name).name, records)
+        learned, held = (
+            (records, read_records(held_out, least=0)) if held_out else _split(Path(name).name, records)
+        )
     else:
         raise unknown("task or file", name, TASKS)
     if template is not None:
@@ -218,7 +220,7 @@ def _written(template: str, record: Record) -> Record:
         ) from None
 
 
-def read_records(path: str | Path, needed: tuple[str, ...] = ("prompt",)) -> list[Record]:
+def read_records(path: str | Path, needed: tuple[str, ...] = ("prompt",), least: int = 1) -> list[Record]:
     """The objects of a JSONL file, each with the texts `needed`.  Raises: `BadInput` naming the line."""
     file = Path(path).expanduser()
     try:
@@ -237,6 +239,6 @@ def read_records(path: str | Path, needed: tuple[str, ...] = ("prompt",)) -> lis
             wanted = ", ".join(f'"{name}": "…"' for name in needed)
             raise BadInput(f"line {number} of {file} is {line[:60]!r}; allowed: {{{wanted}}}")
         records.append(record)
-    if not records:
+    if len(records) < least:
         raise BadInput(f"{file} is empty; at least one line is needed")
     return records

@@ -30,6 +30,7 @@ from bellmark.errors import BadInput, BellmarkError, CorruptFile, NonFiniteLoss
 from bellmark.language.model import LanguageModel, load
 from bellmark.language.problem import LanguageProblem
 from bellmark.language.reward_model import HEAD
+from bellmark.language.rewards import RewardFailure
 from bellmark.language.warning_signs import WarningSigns
 from bellmark.networks.low_rank import merged
 from bellmark.run import checkpoint
@@ -192,6 +193,16 @@ class Loop:
                     outcome = "interrupted"
                     self.answers.forget()
                     break
+                except RewardFailure as failure:
+                    # a user's function stops the run: what was learned before is kept, and can go on
+                    self.answers.forget()
+                    if self.iteration == 0:
+                        raise
+                    self._save(state, writer)
+                    raise RewardFailure(
+                        f"{failure}; what was learned stands at step {self.iteration:,}: "
+                        f"bellmark resume {self.run.path}"
+                    ) from failure
                 with self._noted(False):
                     state, metrics = finish_iteration(self.learner, state, data)
                     self._refuse_broken(metrics)
@@ -236,6 +247,8 @@ class Loop:
 
     def _begin(self, writer: MetricsWriter) -> Any:
         fresh = self.learner.init(self.problem, jax.random.key(self.config["seeds"][0]))
+        if fresh.weights.resting is None:
+            self.problem.let_go()
         if not checkpoint.steps(self.run.path):
             writer.truncate_to(0)
             self.answers.cut(0)

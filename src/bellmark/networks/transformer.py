@@ -194,6 +194,30 @@ def _product_gradient(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Arra
 product.defvjp(_product, _product_gradient)
 
 
+@jax.custom_vjp
+def likeness(x: Float[Array, "*B W"], table: Float[Array, "V W"]) -> Float[Array, "*B V"]:
+    """x tableᵀ in float32: how much each place is like every row; its gradient is written as that of `product` is."""
+    return jax.lax.dot_general(
+        x, table, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+
+def _likeness(x: Array, table: Array) -> tuple[Array, tuple[Array, Array]]:
+    return likeness(x, table), (x, table)
+
+
+def _likeness_gradient(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, table = kept
+    wide = table.astype(dy.dtype)
+    dx = jax.lax.dot_general(dy, wide, (((dy.ndim - 1,), (0,)), ((), ())))
+    places, moved = x.reshape(-1, x.shape[-1]).astype(dy.dtype), dy.reshape(-1, dy.shape[-1])
+    gradient = jax.lax.dot_general(moved, places, (((0,), (0,)), ((), ())))
+    return dx.astype(x.dtype), gradient.astype(table.dtype)
+
+
+likeness.defvjp(_likeness, _likeness_gradient)
+
+
 class Projection(eqx.Module):
     """x ↦ xW (+ b), W stored (in, out); with an adapter, x ↦ xW + s xAB (+ b)."""
 
@@ -345,8 +369,9 @@ class Transformer(eqx.Module):
 
     def unembed(self, hidden: Float[Array, "*B W"]) -> Float[Array, "*B V"]:
         """Logits of normalised hidden states, summed in float32."""
-        head = self.embedding.T if self.head is None else self.head
-        return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+        if self.head is None:
+            return likeness(hidden, self.embedding)
+        return jnp.matmul(hidden, self.head, preferred_element_type=jnp.float32)
 
     def hidden(
         self,

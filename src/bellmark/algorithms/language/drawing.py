@@ -88,7 +88,7 @@ def draw(
     score = np.stack([one[3] for one in chosen]).astype(np.float32)
     lost = np.concatenate([one[4] for one in chosen])
     parts = {name: np.concatenate([one[5][name] for one in chosen]) for name in chosen[0][5]}
-    texts = texts_of(answers)
+    texts = texts_of(answers, context=transformer.architecture.context)
     silent = lost | (~answers.ended if mask_truncated else False)
     texts = eqx.tree_at(lambda t: t.mask, texts, texts.mask & ~jnp.asarray(silent)[:, None])
     equal = score.max(1) <= score.min(1)
