@@ -78,7 +78,7 @@ def rlhf_story(
     model: str | LanguageModel = "tiny-characters",
     seed: int = 0,
     noise: float = 0.1,
-    kl_weight: float = 0.02,
+    kl_weight: float = 0.3,
     sizes: Sizes | None = None,
     progress: bool = True,
 ) -> Story:
@@ -168,16 +168,19 @@ def judged_pairs(imitator: LanguageRun, count: int, noise: float, seed: int) -> 
 
 
 def reward_against_kl(policy: LanguageRun) -> dict[str, np.ndarray]:
-    """Per step: KL to the imitator in nats per answer, the reward model's mean score, and the lexicon's."""
+    """Per step: KL to the imitator in nats per answer, the reward model's mean score, the lexicon's, and how many of the
+    remarks differ: a policy that has found what the reward model likes best says little else."""
     metrics = policy.metrics
-    lexicon: dict[int, list[float]] = {}
+    drawn: dict[int, list[str]] = {}
     with open(policy.directory / "completions.jsonl", encoding="utf-8") as file:
         for line in map(json.loads, file):
-            lexicon.setdefault(line["iteration"], []).append(sentiment({}, line["text"]))
+            drawn.setdefault(line["iteration"], []).append(line["text"])
+    texts = [drawn[iteration] for iteration in sorted(drawn)]
     return {
         "kl": metrics["policy/kl_whole"][:, 0],
         "reward model": metrics["episode/return"][:, 0],
-        "lexicon": np.array([np.mean(lexicon[i]) for i in sorted(lexicon)]),
+        "lexicon": np.array([np.mean([sentiment({}, text) for text in each]) for each in texts]),
+        "share of different remarks": np.array([len(set(each)) / len(each) for each in texts]),
     }
 
 

@@ -316,7 +316,7 @@ def rlhf(arguments: list[str]) -> int:
     parser.add_argument("--model", default="tiny-characters", help="default tiny-characters, a new model")
     parser.add_argument("--seed", type=integer, default=0, help="default 0")
     parser.add_argument("--noise", type=real, default=0.1, help="preferences that are wrong; default 0.1")
-    parser.add_argument("--kl-weight", type=real, default=0.02, help="default 0.02")
+    parser.add_argument("--kl-weight", type=real, default=0.3, help="default 0.3")
     parser.add_argument("--directory", help="where to keep the runs (default runs/rlhf-<time>)")
     parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see that it runs")
     parser.add_argument("--quiet", action="store_true", help="print the summary only")
