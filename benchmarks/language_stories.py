@@ -6,6 +6,7 @@
     rlhf       imitation, preferences, a reward model, PPO, and reward against KL
 
     python benchmarks/language_stories.py addition --seed 0
+    python benchmarks/language_stories.py sorting --redraw          its picture again, from what was kept
 
 What is run is printed and is what a user would type.  A task's held-out fifth is never learned from; pass@1 is measured
 there.  Settings were chosen on seeds from 100 on.  `results/language-<story>/` keeps every stage's configuration
@@ -21,8 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
+from bellmark.report.language import learning_picture
+from bellmark.run.directory import RunDirectory
 from bellmark.run.machine import machine
 from learning import commit
 
@@ -69,6 +73,21 @@ def keep(run: Path, stage: str, results: Path) -> None:
             shutil.copyfile(run / inside, results / f"{stage}-{name}")
 
 
+def redraw(results: Path, pictures: Path, story: str) -> None:
+    """The learning curve of a story's last stage, from its kept metrics."""
+    stage = list(STORIES[story])[-1]
+    summary = json.loads((results / f"{stage}-summary.json").read_text())
+    ends = [
+        types.SimpleNamespace(prompts=[...], pass_at=lambda k, told=summary[name]: told[f"pass@{k}"])
+        for name in ("before", "after")
+    ]
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in ("config.json", "metrics.jsonl"):
+            shutil.copyfile(results / f"{stage}-{name}", Path(temporary) / name)
+        run = RunDirectory.open(temporary)
+        learning_picture(run.metrics(), run.read_config(), *ends, pictures / f"language_{story}.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -77,10 +96,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", help="where to keep the runs; by default they are thrown away")
     parser.add_argument("--results", type=Path, help="default: results/language-<story>, and docs/pictures")
+    parser.add_argument("--redraw", action="store_true", help="draw the picture of kept results again")
     given = parser.parse_args()
 
     results = given.results or HERE / "results" / f"language-{given.story}"
     pictures = given.results or PICTURES
+    if given.redraw:
+        redraw(results, pictures, given.story)
+        return
     results.mkdir(parents=True, exist_ok=True)
     story: dict = {
         "seed": given.seed,
@@ -100,7 +123,7 @@ def main() -> None:
             print("bellmark language", shlex.join(words), flush=True)
             began, load = time.perf_counter(), os.getloadavg()[0]
             subprocess.run([str(Path(sys.executable).with_name("bellmark")), "language", *words], check=True)
-            story["commands"].append(f"bellmark language {command} --seed {given.seed}")
+            story["commands"].append(f"bellmark language {STORIES[given.story][stage]} --seed {given.seed}")
             story["seconds"].append(round(time.perf_counter() - began, 1))
             story.setdefault("load_before", []).append(round(load, 2))
             run = Path(folders[stage])

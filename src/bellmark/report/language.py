@@ -60,7 +60,7 @@ def finish_language(tuned: Tuned, after: Answered | None) -> LanguageEnding:
     columns = run.metrics()
     picture = None
     if len(columns["step"]) > 1:
-        picture = _picture(columns, tuned.config, before, after, run.report / "learning_curve.png")
+        picture = learning_picture(columns, tuned.config, before, after, run.report / "learning_curve.png")
     summary: dict[str, Any] = {"verdict": text, "warnings": tuned.signs.counts}
     for name, result in {"before": before, "after": after}.items():
         if result is not None and len(result.prompts):
@@ -132,7 +132,7 @@ BESIDE = {
 }
 
 
-def _picture(columns, config, before: Answered | None, after: Answered | None, path: Path) -> Path:
+def learning_picture(columns, config, before: Answered | None, after: Answered | None, path: Path) -> Path:
     """The learning curve with pass@1 on held-out questions, and up to three small panels."""
     main = next((name for name in CURVES if name in columns), "loss/total")
     beside = [name for name in BESIDE if name in columns and np.isfinite(columns[name]).any()][:3]
@@ -171,9 +171,14 @@ def _picture(columns, config, before: Answered | None, after: Answered | None, p
         title_lines(
             figure,
             f"{config['algorithm']['name'].upper()} · {environment['id']}",
-            f"{environment['options']['model']}, seed {config['seeds'][0]}, {len(step):,} steps",
+            f"{_short(environment['options']['model'])}, seed {config['seeds'][0]}, {len(step):,} steps",
         )
         return save(figure, path)
+
+
+def _short(model: str) -> str:
+    """A model's name, or of its folder the last two names: where runs lie is nothing that a picture tells."""
+    return "/".join(Path(model).parts[-2:])
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
