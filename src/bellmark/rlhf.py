@@ -168,7 +168,7 @@ def judged_pairs(imitator: LanguageRun, count: int, noise: float, seed: int) -> 
 
 
 def reward_against_kl(policy: LanguageRun) -> dict[str, np.ndarray]:
-    """Per step: KL to the imitator in nats per answer, the reward model's mean score, the lexicon's, and how many of the
+    """Per step: KL to the imitator in nats per answer, the reward model's mean score, the lexicon's, and how many
     remarks differ: a policy that has found what the reward model likes best says little else."""
     metrics = policy.metrics
     drawn: dict[int, list[str]] = {}
