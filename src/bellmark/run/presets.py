@@ -288,9 +288,7 @@ PRESETS |= {
     ("vpg", "Walker2d-v5"): Preset(
         300_000, _MUJOCO_VPG, "1250.1 [698.7, 3221.2], worst seed 698.5, of three"
     ),
-    ("ppo", "Walker2d-v5"): Preset(
-        300_000, _MUJOCO_PPO, "929.8 [832.4, 1345.6], worst seed 841.1, of three"
-    ),
+    ("ppo", "Walker2d-v5"): Preset(300_000, _MUJOCO_PPO, "929.8 [832.4, 1345.6], worst seed 841.1, of three"),
 }
 
 
