@@ -1,10 +1,13 @@
 """Shapes are checked in every test, and what was compiled once is kept for the next run of the suite."""
 
+import gc
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
+import pytest
 from jaxtyping import install_import_hook
 
 CHECKED = (
@@ -45,3 +48,17 @@ keep_compiled_programs()
 # A background job of a shell script ignores SIGINT, and so would a run that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+MAPPINGS = 20_000
+"""A compiled program is some mappings of memory for as long as it is kept; Linux grants a process 65,530 of all kinds
+and XLA ends with a segmentation fault where it gets no more."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_compiled_programs():
+    """Programs of earlier files are let go before they are too many; what is needed again comes from the cache."""
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_bytes().splitlines()) > MAPPINGS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()

@@ -67,7 +67,7 @@ class CompiledEngine:
         self.seconds = {"train": 0.0}
         self.interruptible = False
         self._pool = concurrent.futures.ThreadPoolExecutor(max(1, min(cores(), len(self.seeds))))
-        self._init = eqx.filter_jit(lambda problem, key: algorithm.init(problem, key))
+        self._init = initialiser(algorithm, problem)
         self._program: Any = None
 
     def template(self) -> list[Any]:
@@ -181,7 +181,7 @@ class HostEngine:
         if self.hosted:
             # one rollout shows how the memory is laid out
             begun = dataclasses.replace(begun, replay_capacity=begun.steps_per_iteration(problems[0]))
-        self._init = eqx.filter_jit(lambda problem, key: begun.init(problem, key))
+        self._init = initialiser(begun, self._without_state(0))
         self._iteration: _HostIteration | _HandedIteration | None = None
         self._before: list[Any] = []
         self._pool = concurrent.futures.ThreadPoolExecutor(1)
@@ -419,7 +419,9 @@ class _HandedIteration:
     def __init__(self, algorithm: AbstractLearner, problem: HostProblem, state: Any):
         del problem, state
         self.algorithm = algorithm
-        self._bits = jax.jit(sampling_bits, static_argnums=(0, 2))
+        self._bits = jax.jit(
+            lambda key, transitions: sampling_bits(algorithm, key, transitions), static_argnums=1
+        )
         self._update = jax.jit(self._watched_update)
         self._compiled = False
 
@@ -430,7 +432,7 @@ class _HandedIteration:
         """The update, which the environments' own state goes around; its compilation leaves the main thread free."""
         rollout, _, begun = data
         replay = state.replay.add(rollout, begun)
-        bits = np.asarray(self._bits(self.algorithm, state.key, rollout.transition.reward.size))
+        bits = np.asarray(self._bits(state.key, rollout.transition.reward.size))
         handed = replay.handed(bits, self.algorithm.n_step)  # type: ignore[attr-defined]
         given = (dataclasses.replace(_without_environments(state), replay=handed), data)
         if self._compiled:
@@ -478,6 +480,20 @@ Engine = CompiledEngine | HostEngine
 
 _merge = jax.jit(merge)
 _average = jax.jit(average)
+
+
+def initialiser(algorithm: AbstractAlgorithm | AbstractLearner, problem: Any) -> Callable[[Any, Any], Any]:
+    """`algorithm.init`, compiled for `problem` and others that differ from it in arrays alone.
+
+    What `eqx.filter_jit` compiles is kept as long as the process, and a few hundred runs would leave it without room.
+    """
+
+    def is_array(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array | np.ndarray)
+
+    static = eqx.filter(problem, is_array, inverse=True)
+    compiled = jax.jit(lambda arrays, key: algorithm.init(eqx.combine(arrays, static), key))
+    return lambda problem, key: compiled(eqx.filter(problem, is_array), key)
 
 
 def stack(states: Sequence[Any]) -> Any:
