@@ -11,6 +11,7 @@ from PIL import Image
 from bellmark.errors import BadInput
 from bellmark.report.experiments import (
     EXPERIMENTS,
+    activations,
     aliased_corridor,
     base,
     baselines,
@@ -18,6 +19,8 @@ from bellmark.report.experiments import (
     entropy,
     experiment,
     random_walk,
+    sample_reuse,
+    staleness,
     time_limits,
     trust_regions,
 )
@@ -59,6 +62,13 @@ def made():
     returns = table(
         **{t.TRPO: level, t.CLIP: level, t.PENALTY: level, t.VANILLA: np.where(factors < t.BOLD, 300.0, 20.0)}
     )
+    behind = {f"staleness measured, {actors} actors": actors - 1.0 for actors in staleness.ACTORS.tolist()}
+    stale = {staleness.STALE: [100.0, 90.0, 60.0, 40.0], staleness.IN_STEP: [100.0, 70.0, 50.0, 30.0]}
+    again = {
+        sample_reuse.CLIPPED: [50.0, 80.0, 150.0, 120.0],
+        sample_reuse.FREE: [51.0, 80.0, 140.0, 30.0],
+    }
+    rates = np.ones(len(activations.LEARNING_RATES))
     return {
         "trust-regions": Findings(
             range(4),
@@ -68,6 +78,19 @@ def made():
                 "returns": dataclasses.replace(returns, position=factors),
             },
             {"the limit": t.LIMIT},
+        ),
+        "staleness": Findings(
+            range(4), {"actors": table(**stale), "learning": table(A2C=[1.0, 2.0])}, behind
+        ),
+        "sample-reuse": Findings(
+            range(4), {"epochs": table(**again), "learning": table(**{"1 epoch": [20.0, 40.0]})}
+        ),
+        "activations": Findings(
+            range(4),
+            {
+                world: table(**{activations.TANH: tanh * rates, activations.RELU: rates})
+                for world, tanh in zip(activations.WORLDS, (1.0, 2.0, 0.5), strict=True)
+            },
         ),
     }
 
@@ -186,3 +209,37 @@ def test_trust_regions_measures_what_is_judged_and_drawn(monkeypatch):
     assert divergence.shape == (2, 3, 4)
     assert np.abs(divergence[0]).max() < 1e-6  # a step of no size moves nothing
     assert divergence[1].min() > 1e-6
+
+
+def test_staleness_is_measured(monkeypatch):
+    monkeypatch.setattr(staleness, "STEPS", 200)
+    monkeypatch.setattr(staleness, "POINTS", 1)
+    monkeypatch.setattr(staleness, "HIDDEN", (4,))
+    returns, behind = staleness._returns(4, 4, [0, 1])
+    assert returns.shape == (2, 1)
+    # all actors begin with the learner of version 0: the first of five rounds is 1.5 behind, the others 3
+    assert behind == pytest.approx((1.5 + 4 * 3) / 5)
+
+
+def test_the_clip_matters_where_samples_are_used_again(monkeypatch):
+    monkeypatch.setattr(sample_reuse, "ITERATIONS", 4)
+    monkeypatch.setattr(sample_reuse, "LENGTH", 16)
+    monkeypatch.setattr(sample_reuse, "POINTS", 2)
+    monkeypatch.setattr(sample_reuse, "HIDDEN", (4,))
+    monkeypatch.setattr(sample_reuse, "CLIP", 1e-6)
+    found = sample_reuse._learn(3, [0, 1])
+    assert found.shape == (2, 2, 2)
+    assert np.isfinite(found).all()
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_each_learning_rate_has_its_own_run(monkeypatch):
+    """One of the six programs that the experiment compiles."""
+    monkeypatch.setattr(activations, "ITERATIONS", 3)
+    monkeypatch.setattr(activations, "LENGTH", 16)
+    monkeypatch.setattr(activations, "POINTS", 1)
+    monkeypatch.setattr(activations, "HIDDEN", (4,))
+    monkeypatch.setattr(activations, "LEARNING_RATES", np.array([1e-3, 0.1]))
+    relu = activations._learn("CartPole-v1", "relu", activations.WORLDS["CartPole-v1"], [0, 1])
+    assert relu.shape == (2, 2)
+    assert not np.array_equal(relu[:, 0], relu[:, 1])

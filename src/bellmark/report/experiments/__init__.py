@@ -24,6 +24,9 @@ EXPERIMENTS = {
         "entropy",
         "time-limits",
         "trust-regions",
+        "staleness",
+        "sample-reuse",
+        "activations",
         "aliased-corridor",
     )
 }
