@@ -61,6 +61,7 @@ MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 """Slow ones, in the extra `mujoco`: three seeds."""
 
 
+@pytest.mark.timeout(0)
 @pytest.mark.learning
 @pytest.mark.parametrize("algorithm, environment", TARGETS)
 def test_a_preset_reaches_its_target(algorithm, environment, tmp_path):
