@@ -166,6 +166,117 @@ def test_or_the_run_survives_and_counts(model, tmp_path, capsys):
         resume_language(run.directory, steps=3, progress=False)
 
 
+class Teacher:
+    """An environment that says what it thinks of a first answer, or raises when it has said enough."""
+
+    def __init__(self, patience=None):
+        self.patience, self.heard = patience, []
+
+    def __call__(self, question, answers):
+        self.heard.append((question["prompt"], list(answers)))
+        if self.patience is not None and len(self.heard) > self.patience:
+            raise RuntimeError("no more words")
+        return " again:" if len(answers) == 1 else None
+
+
+GUESS = {"turns": 2, "progress": False, **DRAW}
+"""The words of both turns fit the same rows as in the other tests."""
+
+
+def first_and_last(question, text):
+    """What the reward sees is the whole conversation."""
+    return float(len(text.split(" again:")[-1]) > 2)
+
+
+@pytest.fixture(scope="module")
+def conversation(model, tmp_path_factory):
+    """Three steps of guessing with a teacher of one's own."""
+    folder = tmp_path_factory.mktemp("guessing") / "run"
+    teacher = Teacher()
+    questions = [{"prompt": "guess 2-8:", "answer": "5"}]
+    run = bm.tune(
+        "grpo",
+        model,
+        questions,
+        environment=teacher,
+        reward=first_and_last,
+        steps=3,
+        directory=folder,
+        **GUESS,
+    )
+    return run, teacher
+
+
+def test_a_run_with_an_environment(conversation):
+    run, teacher = conversation
+    lines = [json.loads(line) for line in (run.directory / "completions.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 * 16
+    for line in lines:
+        # both answers, the teacher's words between them, and nothing of those counted as the model's
+        first, second = line["text"].split(" again:")
+        assert line["tokens"] <= 8
+        assert line["ended"]
+        assert line["reward"] == first_and_last({}, line["text"])
+        assert ("guess 2-8:", [first]) in teacher.heard
+        assert ("guess 2-8:", [first, second]) in teacher.heard
+    assert (run.metrics["sampler/mismatch"] < 1e-3).all()
+    assert (run.metrics["episode/length"] <= 8).all()
+
+
+def test_it_is_lost_only_from_where_the_environment_failed(conversation, model, tmp_path):
+    """It raises in the third step: one error names the sample, two steps stand, and the run goes on bit for bit."""
+    whole, _ = conversation
+    folder = tmp_path / "run"
+    questions = [{"prompt": "guess 2-8:", "answer": "5"}]
+    named = {"reward": first_and_last, "directory": folder, "steps": 3}
+    with pytest.raises(RewardFailure) as failure:
+        bm.tune("grpo", model, questions, environment=Teacher(2 * 32 + 5), **named, **GUESS)
+    said = str(failure.value)
+    assert "\n" not in said
+    assert "the environment failed on the answer '" in said
+    assert "' to 'guess 2-8:': RuntimeError: no more words" in said
+    assert f"what was learned stands at step 2: bellmark resume {folder}" in said
+    assert len((folder / "completions.jsonl").read_text().splitlines()) == 2 * 16
+    # nobody imports a user's code unasked
+    with pytest.raises(BadInput, match="used your own environment; name it again"):
+        resume_language(folder, progress=False)
+    again = {"reward": first_and_last, "environment": Teacher()}
+    run = resume_language(folder, progress=False, **again)
+    assert run.outcome == "finished"
+    assert weights_of(folder) == weights_of(whole.directory)
+    assert rows_of(folder) == rows_of(whole.directory)
+    # asked once more, the same way
+    teacher = Teacher()
+    result = evaluate_language(
+        model=folder / "model",
+        data=questions * 2,
+        reward=first_and_last,
+        environment=teacher,
+        turns=2,
+        answers=2,
+        max_new_tokens=4,
+    )
+    assert result.rewards.shape == (1, 2)
+    assert all(" again:" in text for text in result.texts[0])
+    assert result.ended.all()
+    assert len(teacher.heard) == 4
+
+
+def test_an_environment_that_fails_at_once_leaves_nothing_behind(model, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(RewardFailure, match="the environment failed on the answer"):
+        bm.tune(
+            "grpo",
+            model,
+            [{"prompt": "guess 2-8:", "answer": "5"}],
+            environment=lambda question, answers: 7,
+            reward=first_and_last,
+            directory=folder,
+            **GUESS,
+        )
+    assert not folder.exists()
+
+
 def test_sft_learns_and_packing_changes_nothing(model, tmp_path):
     data = [{"prompt": f"{a}+1=", "completion": str(a + 1)} for a in range(9)]
     options = {**SMALL, "steps": 8, "anneal": False, "learning_rate": 1e-2}
@@ -188,7 +299,8 @@ def test_preferences_to_a_reward_model_to_ppo(model, tmp_path):
     ppo = bm.tune(
         "ppo",
         model,
-        [{"prompt": f"{a}="} for a in range(5)],
+        # one question: nothing is held out, and so no other sampler is compiled for it
+        [{"prompt": "5="}],
         reward_model=tmp_path / "reward" / "model",
         steps=2,
         directory=tmp_path / "ppo",
@@ -196,7 +308,7 @@ def test_preferences_to_a_reward_model_to_ppo(model, tmp_path):
         kl_target=0.5,
         max_new_tokens=4,
         rank=2,
-        **ASIDE,
+        progress=False,
     )
     # β moves, by its gain and at most a fifth of it
     weight = ppo.metrics["policy/kl_weight"][:, 0]
