@@ -88,6 +88,19 @@ PRESETS: dict[tuple[str, str], Preset] = {
         },
         "93.7 [93.5, 94.0], worst seed 93.2",
     ),
+    ("ppo", "Catch-v0"): Preset(
+        150_000,
+        {
+            "discount": 0.95,
+            "trace_decay": 0.9,
+            "learning_rate": 1e-3,
+            "environments": 16,
+            "rollout_length": 64,
+            "hidden": (64,),
+            "activation": "relu",
+        },
+        "9.7 [7.8, 10.0], worst seed 4.1",
+    ),
     ("recurrent_ppo", "PositionOnlyCartPole-v1"): Preset(
         150_000,
         {
