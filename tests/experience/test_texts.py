@@ -79,6 +79,46 @@ def test_padding_order_and_chunks_change_nothing(transformer, completions, texts
     np.testing.assert_allclose(small[1], entropy, atol=1e-5)
 
 
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_a_prompt_that_is_read_once_for_its_group(completions, positions):
+    """Log-probabilities, entropies and their gradient are those of texts that are read one by one."""
+    architecture = Architecture(12, 16, 2, 4, 2, 4, 24, 64, positions=positions, query_key_norm=True)
+    model = Transformer.start(architecture, jax.random.key(4))
+    model = eqx.tree_at(lambda t: t.embedding, model, 30 * model.embedding)
+    alone, together = texts_of(completions), texts_of(completions, shared=True)
+    assert (alone.group, together.group, together.widths) == (1, 4, (8, 10))
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(2, *alone.mask.shape)), jnp.float32)
+
+    @eqx.filter_jit
+    def gradient(texts, weight, checkpoint=False):
+        def total(model):
+            made = jnp.stack(answer_log_probs(model, texts, TEMPERATURE, checkpoint=checkpoint))
+            return jnp.sum(weight * made), made
+
+        return jax.grad(total, has_aux=True)(model)
+
+    def close(one, other):
+        return np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+    want, made = gradient(alone, weight)
+    for checkpoint in (False, True):
+        got, same = gradient(together, weight, checkpoint)
+        np.testing.assert_allclose(same, made, atol=2e-5)
+        jax.tree.map(close, got, want)
+    # whole groups may be parted from each other; rows that are not whole groups are read one by one
+    for rows in (slice(0, 8), slice(0, 3)):
+        _, same = gradient(jax.tree.map(lambda x, p=rows: x[p], together), weight[:, rows])
+        np.testing.assert_allclose(same, made[:, rows], atol=2e-5)
+
+
+def test_how_wide_a_group_is_read(completions):
+    assert texts_of(completions, shared=True).tokens.shape == (12, 18)
+    assert texts_of(completions, shared=True, context=17).tokens.shape == (12, 17)
+    first = {name: getattr(completions, name)[:, :1] for name in ("tokens", "mask", "log_probs")}
+    short = texts_of(dataclasses.replace(completions, **first), shared=True)
+    assert (short.group, short.widths) == (1, None)  # nothing of such answers is read
+
+
 def test_gradients_in_parts_add_up(transformer, texts):
     """Micro-batches, chunks and checkpoints change nothing about the gradient of a weighted sum over answers."""
     weight = jnp.asarray(np.random.default_rng(1).normal(size=texts.mask.shape), jnp.float32)

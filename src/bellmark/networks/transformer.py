@@ -394,6 +394,54 @@ class Transformer(eqx.Module):
         hidden, (key, value) = self._run(tokens, None, False, True)
         return hidden, KeysValues(key, value)
 
+    def branches(
+        self,
+        prompt: Int[Array, "P Q"],
+        length: Int[Array, " P"],
+        answer: Int[Array, "N A"],
+        *,
+        checkpoint: bool = False,
+    ) -> tuple[Float[Array, "P Q W"], Float[Array, "N A W"]]:
+        """`hidden` of prompts and of N/P answers to each in turn, where every prompt is read once for all its answers.
+
+        An answer begins at place `length` of its prompt, and sees what is before that place and itself.  What `hidden`
+        computes of whole texts is the same up to rounding, and so is the gradient.
+        """
+        (prompts, before), (answers, after) = prompt.shape, answer.shape
+        group = answers // prompts
+        begin = jnp.repeat(length, group)[:, None]
+        reading, own = jnp.arange(before), jnp.arange(after)
+        mask = jnp.broadcast_to(reading[:, None] >= reading, (prompts, before, before))
+        asked = jnp.broadcast_to((reading < begin)[:, None], (answers, after, before))
+        said = jnp.broadcast_to(own[:, None] >= own, (answers, after, after))
+        both = jnp.concatenate([asked, said], axis=2)
+        # products with weights take all tokens of all texts together; attention parts them
+        cut = prompts * before
+
+        def parted(flat: Array) -> tuple[Array, Array]:
+            rest = flat.shape[1:]
+            return flat[:cut].reshape(prompts, before, *rest), flat[cut:].reshape(answers, after, *rest)
+
+        def flat(first: Array, second: Array) -> Array:
+            rest = first.shape[2:]
+            return jnp.concatenate([first.reshape(-1, *rest), second.reshape(-1, *rest)])
+
+        position = flat(jnp.broadcast_to(reading, prompt.shape), begin + own)
+        rotation = self.rotation(position)
+        size = self.architecture.head_size
+
+        def block(x: Array, layer: Layer) -> tuple[Array, None]:
+            query, key, value = map(parted, layer.queries_keys_values(x, size, rotation))
+            keys, values = (
+                jnp.concatenate([jnp.repeat(theirs, group, axis=0), own], axis=1)
+                for theirs, own in (key, value)
+            )
+            read = flat(attention(query[0], key[0], value[0], mask), attention(query[1], keys, values, both))
+            return layer.after_attention(x, read), None
+
+        x, _ = jax.lax.scan(_kept(block, checkpoint), self.embed(flat(prompt, answer), position), self.layers)
+        return parted(self.norm(x))
+
     def logits(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T V"]:
         """log π(next token | text so far), up to a constant, at every place of the text."""
         return self.unembed(self.hidden(tokens))
@@ -421,8 +469,12 @@ class Transformer(eqx.Module):
             return x, ((key, value) if remember else None)
 
         x = self.embed(tokens, jnp.broadcast_to(position, tokens.shape))
-        products = None if checkpoint else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        # a scan's body cannot be merged with what computes it again, so nothing has to prevent that
-        block = jax.checkpoint(block, policy=products, prevent_cse=False)
-        x, remembered = jax.lax.scan(block, x, self.layers)
+        x, remembered = jax.lax.scan(_kept(block, checkpoint), x, self.layers)
         return self.norm(x), remembered
+
+
+def _kept(block: Any, checkpoint: bool) -> Any:
+    """A layer that keeps for its gradient the products with weights; with `checkpoint`, nothing but what entered it."""
+    products = None if checkpoint else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    # a scan's body cannot be merged with what computes it again, so nothing has to prevent that
+    return jax.checkpoint(block, policy=products, prevent_cse=False)

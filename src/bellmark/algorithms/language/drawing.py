@@ -43,12 +43,14 @@ def draw(
     mask_truncated: bool = False,
     overlong: int = 0,
     resample: int = 0,
+    shared: bool = False,
 ) -> Drawn:
     """`group` answers to each of `prompts` questions, with their scores.
 
     mask_truncated   answers that were cut off teach nothing (they still count in their group's mean)
     overlong         tokens before the limit over which the score falls by up to 1 (Q. Yu et al., DAPO, 2025)
     resample         how often groups whose scores are all equal are replaced by other questions' (DAPO)
+    shared           nobody will change the rows' order, so a group's prompt is read once (`texts_of`)
     """
     kept: list[tuple[Question, Completions, int, np.ndarray, np.ndarray, dict[str, np.ndarray]]] = []
     spare: list = []
@@ -88,7 +90,7 @@ def draw(
     score = np.stack([one[3] for one in chosen]).astype(np.float32)
     lost = np.concatenate([one[4] for one in chosen])
     parts = {name: np.concatenate([one[5][name] for one in chosen]) for name in chosen[0][5]}
-    texts = texts_of(answers, context=transformer.architecture.context)
+    texts = texts_of(answers, context=transformer.architecture.context, shared=shared)
     silent = lost | (~answers.ended if mask_truncated else False)
     texts = eqx.tree_at(lambda t: t.mask, texts, texts.mask & ~jnp.asarray(silent)[:, None])
     equal = score.max(1) <= score.min(1)

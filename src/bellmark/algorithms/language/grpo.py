@@ -167,6 +167,7 @@ class GRPO(AbstractLearner):
             mask_truncated=self.truncated == "mask",
             overlong=self.overlong,
             resample=self.resample,
+            shared=self.on_policy,
         )
         metrics = {name: jnp.float32(value) for name, value in drawn.metrics.items()}
         texts, old, reference = drawn.texts, None, None
