@@ -134,7 +134,13 @@ def draw(findings: Findings, path: Path) -> Path:
         for actors, height in zip(ACTORS.tolist(), table.curves[STALE].mean(axis=0), strict=True):
             behind = findings.exact[f"staleness measured, {actors} actors"]
             words = "A2C" if actors == 1 else f"{behind:.0f} behind"
-            note(left, actors, height, words, xytext=(4, -12), textcoords="offset points")
+            # above a line that falls; the last one inside the axes
+            side = (
+                {"xytext": (0, 8), "ha": "center"}
+                if actors < ACTORS[-1]
+                else {"xytext": (4, 12), "ha": "right"}
+            )
+            note(left, actors, height, words, textcoords="offset points", **side)
         curves(right, learning, colours={ONE: COLOURS[0], f"A3C, {ACTORS[-1]} actors": COLOURS[1]}, window=4)
         right.set_xticks(np.linspace(0, STEPS, 5), [f"{steps:,.0f}" for steps in np.linspace(0, STEPS, 5)])
     return path
