@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .base import Experiment, Findings, Float, Table, Verdict, above, average, verdict
-from .drawing import COLOURS, Sheet, curves, number
+from .drawing import COLOURS, Sheet, curves, logarithmic, names, number
 from .learned import ended, followed, returns, varied
 
 ENVIRONMENTS, LENGTH, ITERATIONS, POINTS = 8, 128, 32, 16
@@ -103,14 +103,9 @@ def draw(findings: Findings, path: Path) -> Path:
         colours = {TANH: COLOURS[0], RELU: COLOURS[1]}
         for axes, (world, table) in zip(sheet.panels, findings.tables.items(), strict=True):
             curves(axes, table, colours=colours, labels=False, dots=True)
-            axes.set_xscale("log")
-            axes.set_xticks(LEARNING_RATES, ["3·10⁻⁴", "10⁻³", "3·10⁻³"])
-            axes.minorticks_off()
+            logarithmic(axes, LEARNING_RATES, ["3·10⁻⁴", "10⁻³", "3·10⁻³"])
             axes.set_title(world, loc="left", fontsize=10)
-        for place, (label, colour) in enumerate(colours.items()):
-            sheet.panels[0].annotate(
-                label, (0.05, 0.93 - 0.07 * place), xycoords="axes fraction", color=colour, fontsize=10
-            )
+        names(sheet.panels[0], colours, 0.05, 0.93)
     return path
 
 

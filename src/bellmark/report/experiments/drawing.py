@@ -135,3 +135,16 @@ def tinted(colour: str, share: float) -> tuple[float, float, float]:
 def note(axes: Any, x: float, y: float, text: str, **keywords: Any) -> None:
     """Small words in the picture, at data coordinates."""
     axes.annotate(text, (x, y), **{"fontsize": 8.5, "color": GREY, **keywords})
+
+
+def names(axes: Any, colours: dict[str, str], x: float, y: float, down: float = 0.07) -> None:
+    """What the colours stand for, one below the other from (x, y), all in fractions of the axes."""
+    for place, (label, colour) in enumerate(colours.items()):
+        axes.annotate(label, (x, y - down * place), xycoords="axes fraction", color=colour, fontsize=10)
+
+
+def logarithmic(axes: Any, ticks: Any, words: list[str]) -> None:
+    """Few places, far apart by factors, each with its words."""
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, words)
+    axes.minorticks_off()

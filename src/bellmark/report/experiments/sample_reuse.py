@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .base import Experiment, Findings, Float, Table, Verdict, above, average, verdict
-from .drawing import COLOURS, Sheet, curves, number
+from .drawing import COLOURS, Sheet, curves, logarithmic, names, number
 from .learned import ended, followed, returns, varied
 
 ENVIRONMENTS, LENGTH, ITERATIONS, POINTS, MINIBATCHES = 8, 128, 32, 16, 4
@@ -21,7 +21,6 @@ CLIPPED, FREE = "clipped at 0.2", "not clipped"
 
 def measure(seeds: Sequence[int]) -> Findings:
     found = np.stack([_learn(epochs, seeds) for epochs in EPOCHS.tolist()])  # [epochs, clips, seeds, points]
-    names = (CLIPPED, FREE)
     steps = np.arange(1.0, POINTS + 1) * ITERATIONS * ENVIRONMENTS * LENGTH / POINTS
     return Findings(
         seeds,
@@ -30,7 +29,7 @@ def measure(seeds: Sequence[int]) -> Findings:
                 "epochs of every rollout",
                 EPOCHS.astype(np.float64),
                 "mean return while learning",
-                {name: np.nanmean(found[:, place], axis=2).T for place, name in enumerate(names)},
+                {name: np.nanmean(found[:, place], axis=2).T for place, name in enumerate((CLIPPED, FREE))},
             ),
             "learning": Table(
                 "environment steps",
@@ -115,14 +114,9 @@ def draw(findings: Findings, path: Path) -> Path:
         left, right = sheet.panels
         colours = {CLIPPED: COLOURS[0], FREE: COLOURS[1]}
         curves(left, findings.tables["epochs"], colours=colours, labels=False, dots=True)
-        left.set_xscale("log")
-        left.set_xticks(EPOCHS, [f"{epochs}" for epochs in EPOCHS.tolist()])
-        left.minorticks_off()
+        logarithmic(left, EPOCHS, [f"{epochs}" for epochs in EPOCHS.tolist()])
         left.set_ylim(0, None)
-        for place, (label, colour) in enumerate(colours.items()):
-            left.annotate(
-                label, (0.05, 0.93 - 0.07 * place), xycoords="axes fraction", color=colour, fontsize=10
-            )
+        names(left, colours, 0.05, 0.93)
         curves(right, findings.tables["learning"])
         right.set_ylim(0, None)
     return path

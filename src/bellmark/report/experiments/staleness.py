@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .base import Experiment, Findings, Float, Table, Verdict, above, average, verdict
-from .drawing import COLOURS, Sheet, curves, note, number
+from .drawing import COLOURS, Sheet, curves, logarithmic, names, note, number
 from .learned import ended, followed, returns
 
 STEPS = 40_000
@@ -123,14 +123,9 @@ def draw(findings: Findings, path: Path) -> Path:
     ) as sheet:
         left, right = sheet.panels
         curves(left, table, colours=colours, labels=False, dots=True)
-        left.set_xscale("log")
-        left.set_xticks(ACTORS, [f"{actors}" for actors in ACTORS.tolist()])
-        left.minorticks_off()
+        logarithmic(left, ACTORS, [f"{actors}" for actors in ACTORS.tolist()])
         left.set_ylim(0, None)
-        for place, words in enumerate((STALE, IN_STEP)):
-            left.annotate(
-                words, (0.4, 0.5 - 0.08 * place), xycoords="axes fraction", color=colours[words], fontsize=10
-            )
+        names(left, {label: colours[label] for label in (STALE, IN_STEP)}, 0.4, 0.5, down=0.08)
         for actors, height in zip(ACTORS.tolist(), table.curves[STALE].mean(axis=0), strict=True):
             behind = findings.exact[f"staleness measured, {actors} actors"]
             words = "A2C" if actors == 1 else f"{behind:.0f} behind"

@@ -14,7 +14,7 @@ from bellmark.mdp.examples.table import tabulate
 from bellmark.mdp.model import FiniteMDP, Transition
 
 from .base import Experiment, Findings, Float, Table, Verdict, above, average, verdict
-from .drawing import COLOURS, Sheet, curves, level, number
+from .drawing import COLOURS, Sheet, curves, level, logarithmic, names, number
 from .learned import followed
 
 DISCOUNT = 0.98
@@ -181,16 +181,11 @@ def draw(findings: Findings, path: Path) -> Path:
         curves(left, findings.tables["policy"], colours=colours, labels=False, dots=True)
         curves(right, findings.tables["critic"], colours=colours, labels=False, dots=True)
         for axes in (left, right):
-            axes.set_xscale("log")
-            axes.set_xticks(LIMITS, [f"{limit:g}" for limit in LIMITS.tolist()])
-            axes.minorticks_off()
+            logarithmic(axes, LIMITS, [f"{limit:g}" for limit in LIMITS.tolist()])
         left.set_ylim(0, 108)
         level(left, 100.0, "optimum", at=0.01)
         level(right, 0.0, "the truth", at=0.01)
-        for place, (label, colour) in enumerate(colours.items()):
-            left.annotate(
-                label, (0.03, 0.06 + 0.08 * place), xycoords="axes fraction", color=colour, fontsize=10
-            )
+        names(left, colours, 0.03, 0.06, down=-0.08)
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .base import Experiment, Findings, Float, Table, Verdict, above, average, verdict
-from .drawing import COLOURS, GREY, INK, Sheet, curves, note, number
+from .drawing import COLOURS, GREY, INK, Sheet, curves, logarithmic, note, number
 
 ENVIRONMENTS, LENGTH, ITERATIONS, LAST = 8, 128, 40, 10
 FACTORS = np.array([0.1, 1.0, 3.0, 10.0, 30.0, 100.0])
@@ -166,9 +166,7 @@ def draw(findings: Findings, path: Path) -> Path:
         returns.set_ylim(0, None)
         returns.set_title(f"return over the last {LAST} updates", loc="left", fontsize=10, color=INK)
         for axes in (largest, returns):
-            axes.set_xscale("log")
-            axes.set_xticks([0.1, 1, 10, 100], ["× 0.1", "× 1", "× 10", "× 100"])
-            axes.minorticks_off()
+            logarithmic(axes, [0.1, 1, 10, 100], ["× 0.1", "× 1", "× 10", "× 100"])
         for place, (label, colour) in enumerate(colours.items()):
             largest.annotate(
                 label,
